@@ -1,0 +1,33 @@
+# The doors. Each sets up .venv by itself; nothing needs to be installed by hand but Python 3.11+.
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.PHONY: demo test lint bench docs clean
+
+demo: $(READY)            ## train and measure a cascade on the embedded data; ends with the funnel
+	$(BIN)/twotower run recipes/demo.yaml
+
+test: $(READY)            ## all tests; those on real data run when TWOTOWER_DATA is set
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)            ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)           ## full-size measurements (hours); results land in benchmarks/results
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m benchmarks
+
+docs: $(READY)            ## run every code block of README.md and docs/
+	$(BIN)/python tests/run_code_blocks.py README.md docs
+
+clean:
+	rm -rf .venv runs
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $(READY)

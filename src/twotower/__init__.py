@@ -1,0 +1,3 @@
+"""twotower: cascade ranking, from raw interactions to a measured funnel."""
+
+__version__ = "0.1.0"

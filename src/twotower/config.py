@@ -1,0 +1,92 @@
+"""Typed configuration: unknown keys are errors that name the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from twotower.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Any, where: str = "config") -> Self:
+        """Validate plain data; every complaint says where it is and what would be right.
+
+        >>> class Door(Config):
+        ...     width: int = 1
+        >>> Door.parse({"widht": 2}, where="house.yaml")
+        Traceback (most recent call last):
+        twotower.errors.ConfigError: house.yaml: unknown key 'widht'; did you mean 'width'?
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(cls, e, where) for e in error.errors())) from None
+
+    def plain(self) -> dict[str, Any]:
+        """The config as data that JSON and YAML can hold."""
+        return self.model_dump(mode="json")
+
+
+def load_yaml(path: str | Path) -> Any:
+    """Read one YAML file; a missing or malformed file is a `ConfigError` with the line."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a directory, expected a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+
+
+def dump_yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """A hint for a mistyped word: ``; did you mean 'x'?`` or the list of what is known."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
+
+
+def _explain(root: type[BaseModel], error: Any, where: str) -> str:
+    path = [part for part in error["loc"] if isinstance(part, str | int)]
+    dotted = ".".join(str(part) for part in path)
+    if error["type"] == "extra_forbidden":
+        parent = ".".join(str(part) for part in path[:-1])
+        place = f"{where}: {parent}" if parent else where
+        return f"{place}: unknown key {path[-1]!r}{nearest(str(path[-1]), _keys_at(root, path[:-1]))}"
+    found = "" if error["type"] == "missing" else f" (found {error['input']!r})"
+    return f"{where}: {dotted or 'value'}: {error['msg']}{found}"
+
+
+def _keys_at(root: type[BaseModel], path: list[str | int]) -> set[str]:
+    """Names of the fields of the config that ``path`` leads to; unions offer all members' names."""
+    classes: list[type[BaseModel]] = [root]
+    for part in path:
+        below: list[type[BaseModel]] = []
+        for cls in classes:
+            if isinstance(part, str) and part in cls.model_fields:
+                below += _configs_in(cls.model_fields[part].annotation)
+        classes = below or classes  # an index or a union's tag stays at the same level
+    return {name for cls in classes for name in cls.model_fields}
+
+
+def _configs_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [cls for arg in typing.get_args(annotation) for cls in _configs_in(arg)]

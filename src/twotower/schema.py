@@ -1,0 +1,114 @@
+"""What the columns of a data set mean: declared once, used by readers, features and models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field as Option
+from pydantic import model_validator
+
+from twotower.config import Config
+
+Kind = Literal["id", "category", "bag", "number", "sequence", "text", "vector"]
+Role = Literal["query", "item", "context", "label", "time", "weight"]
+
+ROW = "row"
+"""Column of every event table: the row's place in the original data, the last word on order."""
+
+
+class Field(Config):
+    """One column: what kind of value it holds and whose property it is.
+
+    Kinds: ``id`` and ``category`` (one of many), ``bag`` (several of many), ``number``, ``sequence`` (a
+    query's earlier items; ``of`` names the id field they are values of), ``text`` (kept raw, for display
+    and for text towers), ``vector`` (``dim`` floats computed elsewhere).
+    """
+
+    name: str = Option(min_length=1)
+    kind: Kind
+    role: Role
+    min_count: int = Option(1, ge=1, description="id, category, bag: rarer values share the unknown row")
+    hash_buckets: int = Option(0, ge=0, description="id, category, bag: unseen values hash into so many rows")
+    dropout: float = Option(0.0, ge=0, lt=1, description="id, category: share of training rows made unknown")
+    buckets: int = Option(0, ge=0, description="number: quantile buckets instead of standardising (0)")
+    max_length: int = Option(50, ge=1, description="bag, sequence: longest list kept")
+    of: str | None = Option(None, description="sequence: the item field its values come from")
+    dim: int = Option(0, ge=0, description="vector: number of floats")
+
+    @model_validator(mode="after")
+    def _check(self) -> Field:
+        if self.kind == "vector" and self.dim == 0:
+            raise ValueError(f"vector field {self.name!r} needs dim")
+        if self.kind == "sequence" and self.of is None:
+            raise ValueError(f"sequence field {self.name!r} needs 'of', the id field its values come from")
+        if self.kind == "sequence" and self.role != "query":
+            raise ValueError(f"sequence field {self.name!r} must have the role query")
+        if self.role in ("label", "time", "weight") and self.kind != "number":
+            raise ValueError(f"{self.role} field {self.name!r} must be a number")
+        if self.name == ROW:
+            raise ValueError(f"the name {ROW!r} is kept for the original row number")
+        return self
+
+
+class Schema(Config):
+    """All columns, and which two of them name the query (user) and the item.
+
+    >>> schema = Schema(query="user", item="movie", fields=(
+    ...     Field(name="user", kind="id", role="query"), Field(name="movie", kind="id", role="item"),
+    ...     Field(name="rating", kind="number", role="label")))
+    >>> schema.time is None, [f.name for f in schema.labels]
+    (True, ['rating'])
+    """
+
+    query: str
+    item: str
+    fields: tuple[Field, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Schema:
+        names = [field.name for field in self.fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"fields declared twice: {twice}")
+        for side, name in (("query", self.query), ("item", self.item)):
+            if name not in names or (self[name].kind, self[name].role) != ("id", side):
+                raise ValueError(f"{side}={name!r} must name a field of kind id and role {side}")
+        for role in ("time", "weight"):
+            if len(self.having(role=role)) > 1:
+                raise ValueError(f"more than one field has the role {role}")
+        for field in self.having(kind="sequence"):
+            if field.of not in names or self[str(field.of)].role != "item":
+                raise ValueError(f"sequence {field.name!r}: of={field.of!r} must name an item field")
+        return self
+
+    def __getitem__(self, name: str) -> Field:
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(name)
+
+    def having(self, *, kind: Kind | None = None, role: Role | None = None) -> tuple[Field, ...]:
+        """Fields of a kind, a role, or both, in declared order."""
+        return tuple(f for f in self.fields if kind in (None, f.kind) and role in (None, f.role))
+
+    @property
+    def labels(self) -> tuple[Field, ...]:
+        return self.having(role="label")
+
+    @property
+    def time(self) -> str | None:
+        return next((f.name for f in self.having(role="time")), None)
+
+    @property
+    def weight(self) -> str | None:
+        return next((f.name for f in self.having(role="weight")), None)
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """Columns of the event table: the two keys, then all that belongs to the event itself."""
+        own = (f.name for f in self.fields if f.role in ("context", "label", "time", "weight"))
+        return (self.query, self.item, *own)
+
+    def side_columns(self, side: Literal["query", "item"]) -> tuple[str, ...]:
+        """Columns of the query or item table; histories are derived from events, not stored there."""
+        return tuple(f.name for f in self.having(role=side) if f.kind != "sequence")
