@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from pathlib import Path
 from typing import Any, Self
@@ -87,6 +86,7 @@ def _keys_at(root: type[BaseModel], path: list[str | int]) -> set[str]:
 
 
 def _configs_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [cls for arg in typing.get_args(annotation) for cls in _configs_in(arg)]
+    inside = typing.get_args(annotation)
+    if inside:
+        return [cls for arg in inside for cls in _configs_in(arg)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

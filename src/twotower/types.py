@@ -141,8 +141,8 @@ class Candidates:
     """Ranked candidates of Q queries, best first.
 
     Keys are catalogue numbers (see `twotower.data.catalogue`); empty slots hold `NO_ITEM` and score minus
-    infinity, and stand last. Equal scores stand in the order of rising keys. ``pair`` keeps what earlier stages knew of each pair
-    (their scores and ranks), aligned with ``keys``.
+    infinity, and stand last. Equal scores stand in the order of rising keys. ``pair`` keeps what earlier
+    stages knew of each pair (their scores and ranks), aligned with ``keys``.
     """
 
     keys: Tensor  # (Q, K) int64
@@ -178,10 +178,10 @@ class Candidates:
         """Best first by score, ties by rising key, empty slots last. Stable and exact."""
         scores = self.scores.masked_fill(~self.mask, -torch.inf)
         last = torch.iinfo(torch.int64).max
-        by_key = self.keys.masked_fill(~self.mask, last).argsort(1, stable=True)
-        order = by_key.gather(1, scores.gather(1, by_key).argsort(1, descending=True, stable=True))
+        by_key = self.keys.masked_fill(~self.mask, last).argsort(dim=1, stable=True)
+        order = by_key.gather(1, scores.gather(1, by_key).argsort(dim=1, descending=True, stable=True))
         # a real candidate that scored minus infinity still precedes an empty slot
-        order = order.gather(1, (~self.mask.gather(1, order)).to(torch.int8).argsort(1, stable=True))
+        order = order.gather(1, (~self.mask.gather(1, order)).to(torch.int8).argsort(dim=1, stable=True))
         return Candidates(
             self.keys.gather(1, order),
             scores.gather(1, order),
