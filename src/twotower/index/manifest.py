@@ -1,0 +1,249 @@
+"""Artefacts on disk: a folder of files and the manifest that names them, with their checksums.
+
+Nothing is overwritten. Every file carries a piece of its checksum in its name, so a new version is written
+beside the old one, and the single rename of ``manifest.json`` makes it the current one. A crash or a full
+disk at any moment leaves the old version whole or the new version whole, and a process that has the old
+files memory-mapped keeps them. Tensors are raw, row-major and little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from twotower.config import Config
+from twotower.errors import MismatchError, StorageError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class StoredFile(Config):
+    """One file of an artefact; ``stored_as`` is a plain name inside the artefact's folder."""
+
+    stored_as: str = Field(pattern=r"^[^/\\.][^/\\]*$")
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
+class Manifest(Config):
+    """The content of ``manifest.json``."""
+
+    format: int = FORMAT
+    kind: str
+    produced_by: str
+    about: dict[str, Any]
+    files: dict[str, StoredFile]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A stored artefact that was found, identified and checked."""
+
+    directory: Path
+    kind: str
+    produced_by: str
+    about: dict[str, Any]
+    files: dict[str, Path]
+
+    def file(self, name: str) -> Path:
+        if name not in self.files:
+            raise StorageError(f"{self.directory}: the manifest names no file {name!r}; build it again")
+        return self.files[name]
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+        """The tensor in file ``name``, memory-mapped copy-on-write: changing it never reaches the disk."""
+        element: torch.dtype = getattr(torch, dtype)
+        count, path = math.prod(shape), self.file(name)
+        if path.stat().st_size != count * element.itemsize:
+            raise StorageError(
+                f"{path}: {path.stat().st_size} bytes, expected {count * element.itemsize} for "
+                f"{dtype} {shape}; build the {self.kind} again"
+            )
+        if count == 0:
+            return torch.empty(shape, dtype=element)
+        return torch.from_file(str(path), shared=False, size=count, dtype=element).reshape(shape)
+
+
+def digest(*parts: str | bytes | Mapping[str, Tensor]) -> str:
+    """SHA-256 over texts, bytes and named tensors (in the order of their names): what produced something.
+
+    >>> digest({"w": torch.ones(2)}, "features") == digest({"w": torch.ones(2)}, "features")
+    True
+    >>> digest({"w": torch.ones(2)}) == digest({"w": torch.ones(1, 2)})
+    False
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        one = hashlib.sha256()
+        if isinstance(part, str | bytes):
+            one.update(part.encode() if isinstance(part, str) else part)
+        else:
+            for name, tensor in sorted(part.items()):
+                one.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+                one.update(_raw(tensor))
+        total.update(one.digest())  # of fixed length, so that moving text between parts changes the whole
+    return total.hexdigest()
+
+
+def write_tensor(path: Path, tensor: Tensor) -> None:
+    """Append the raw bytes of a tensor to a file; `Artefact.tensor` reads them back."""
+    with open(path, "ab") as file:
+        file.write(_raw(tensor))
+
+
+@contextmanager
+def publish(directory: str | Path, *, kind: str, produced_by: str, about: dict[str, Any]) -> Iterator[Path]:
+    """Yield an empty draft folder; whatever is written there becomes the artefact when the block ends.
+
+    Raises
+    ------
+    StorageError
+        The disk is full or refuses; what stood in ``directory`` before is untouched.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=directory))
+        try:
+            yield draft
+            _commit(draft, directory, Manifest(kind=kind, produced_by=produced_by, about=about, files={}))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(
+            f"{directory}: could not write the {kind}: {error.strerror or error}; "
+            "what was there before is unchanged: free space or choose another directory"
+        ) from error
+
+
+def open_artefact(
+    directory: str | Path, kind: str | tuple[str, ...], expect: str | None = None, verify: bool = True
+) -> Artefact:
+    """Find an artefact and check that it is whole and the one that is wanted.
+
+    Parameters
+    ----------
+    kind
+        What it must be; several kinds may be allowed.
+    expect
+        Digest of what must have produced it; None accepts any.
+    verify
+        Compare checksums, which reads every file once. Sizes are always compared.
+
+    Raises
+    ------
+    MismatchError
+        It is of another kind, or something else produced it.
+    StorageError
+        It is missing, incomplete, damaged, or of a newer format.
+    """
+    directory = Path(directory)
+    found = _read(directory)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if found.kind not in kinds:
+        raise MismatchError(f"{directory}: holds a {found.kind}, expected a {' or '.join(kinds)}")
+    if expect is not None and found.produced_by != expect:
+        raise MismatchError(
+            f"{directory}: this {found.kind} was produced by {found.produced_by[:12]}, expected "
+            f"{expect[:12]}; build it again from the present model and features"
+        )
+    for name, entry in found.files.items():
+        path = directory / entry.stored_as
+        try:
+            size = path.stat().st_size
+            whole = size == entry.size_bytes and (not verify or _sha256(path) == entry.sha256)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be read: {error.strerror}; build the {found.kind} again"
+            ) from error
+        if not whole:
+            why = (
+                "its checksum is wrong" if size == entry.size_bytes else f"{size} of {entry.size_bytes} bytes"
+            )
+            raise StorageError(f"{path}: {name} is damaged ({why}); build the {found.kind} again")
+    files = {name: directory / entry.stored_as for name, entry in found.files.items()}
+    return Artefact(directory, found.kind, found.produced_by, found.about, files)
+
+
+def _commit(draft: Path, directory: Path, manifest: Manifest) -> None:
+    """Move the draft's files beside the old ones, then replace the manifest: the one moment of change."""
+    files: dict[str, StoredFile] = {}
+    moved: list[Path] = []
+    try:
+        old = set(_stored_names(directory))
+        for path in sorted(draft.iterdir()):
+            _sync(path)
+            sha256 = _sha256(path)
+            name = f"{path.stem}-{sha256[:16]}{path.suffix}"
+            files[path.name] = StoredFile(stored_as=name, size_bytes=path.stat().st_size, sha256=sha256)
+            path.replace(directory / name)
+            if name not in old:
+                moved.append(directory / name)
+        fresh = draft / MANIFEST
+        fresh.write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2) + "\n")
+        _sync(fresh)
+        _sync(directory)  # the data files' names must be on disk before the manifest that names them
+        fresh.replace(directory / MANIFEST)
+    except OSError:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise
+    _sync(directory)
+    for name in old - {entry.stored_as for entry in files.values()}:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _stored_names(directory: Path) -> list[str]:
+    try:
+        return [entry.stored_as for entry in _read(directory).files.values()]
+    except StorageError:  # nothing there yet, or a manifest that nobody can read any more
+        return []
+
+
+def _read(directory: Path) -> Manifest:
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file; is {directory} the right directory?") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: is not a manifest of twotower: {error}") from None
+    if manifest.format != FORMAT:
+        raise StorageError(
+            f"{path}: format {manifest.format}, expected {FORMAT}; build it again with this version"
+        )
+    return manifest
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row-major, without a copy when it lies so already."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

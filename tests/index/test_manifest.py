@@ -1,0 +1,192 @@
+"""Artefacts: nothing is overwritten, nothing damaged or foreign is read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from twotower.errors import MismatchError, StorageError
+from twotower.index.manifest import MANIFEST, digest, open_artefact, publish, write_tensor
+
+
+def put(directory: Path, text: str, produced_by: str = "model", kind: str = "thing") -> None:
+    with publish(directory, kind=kind, produced_by=produced_by, about={"n": 1}) as draft:
+        (draft / "text.txt").write_text(text)
+
+
+def get(directory: Path) -> str:
+    return open_artefact(directory, "thing").file("text.txt").read_text()
+
+
+def test_what_is_published_is_found_again(tmp_path: Path) -> None:
+    put(tmp_path / "new" / "place", "hello")
+    artefact = open_artefact(tmp_path / "new" / "place", ("other", "thing"), expect="model")
+    assert (artefact.kind, artefact.produced_by, artefact.about) == ("thing", "model", {"n": 1})
+    assert get(tmp_path / "new" / "place") == "hello"
+
+
+def test_a_new_version_replaces_the_old_one_and_leaves_foreign_files_alone(tmp_path: Path) -> None:
+    put(tmp_path, "one")
+    (tmp_path / "notes.txt").write_text("mine")
+    put(tmp_path, "two")
+    assert get(tmp_path) == "two"
+    names = sorted(path.suffix for path in tmp_path.iterdir())
+    assert names == [".json", ".txt", ".txt"], "the old version and the draft are gone"
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_publishing_the_same_content_twice_keeps_it(tmp_path: Path) -> None:
+    put(tmp_path, "same")
+    put(tmp_path, "same", produced_by="another")
+    assert get(tmp_path) == "same"
+    open_artefact(tmp_path, "thing", expect="another")
+
+
+def test_an_error_while_writing_leaves_the_old_version(tmp_path: Path) -> None:
+    put(tmp_path, "old")
+
+    def fail() -> None:
+        with publish(tmp_path, kind="thing", produced_by="model", about={}) as draft:
+            (draft / "text.txt").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert get(tmp_path) == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_is_a_clear_error_and_the_old_version_survives(tmp_path: Path) -> None:
+    """The kernel really refuses: the child may not write files above 20 kB."""
+    program = """
+        import resource, sys, torch
+        from twotower.errors import StorageError
+        from twotower.index.build import IndexConfig, build_index
+        from twotower.index.item_table import ItemTable
+        from twotower.types import Rep, RepSpec
+
+        kind, directory, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        vectors = torch.ones(rows, 4) * rows
+        try:
+            if kind == "table":
+                specs = [RepSpec("vector", (4,))]
+                ItemTable.build(lambda keys: Rep(vector=vectors[keys]), rows, specs, "m", directory=directory)
+            else:
+                config = IndexConfig(kind=kind, factory="Flat")
+                build_index(config, vectors, produced_by="m").save(directory)
+        except StorageError as error:
+            print(error)
+            raise SystemExit(error.exit_code)
+    """
+    for kind in ("table", "exact", "faiss"):
+        directory = tmp_path / kind
+        run = [sys.executable, "-W", "error", "-c", textwrap.dedent(program), kind, str(directory)]
+        assert subprocess.run([*run, "50"], check=False).returncode == 0
+        before = {path.name: path.read_bytes() for path in directory.iterdir()}
+        full = subprocess.run([*run, "5000"], check=False, capture_output=True, text=True)
+        assert full.returncode == StorageError.exit_code, full.stderr
+        assert str(directory) in full.stdout
+        assert "File too large" in full.stdout
+        assert "unchanged" in full.stdout
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="could not write the thing"):
+        put(tmp_path / "file", "text")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "4 of 5 bytes"),
+        (lambda path: path.write_bytes(b"hexlo"), "checksum is wrong"),
+        (lambda path: path.unlink(), "cannot be read"),
+    ],
+    ids=["truncated", "flipped", "missing"],
+)
+def test_damage_is_noticed(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    put(tmp_path, "hello")
+    damage(next(tmp_path.glob("*.txt")))
+    with pytest.raises(StorageError, match=message):
+        open_artefact(tmp_path, "thing")
+
+
+def test_without_verification_only_sizes_are_compared(tmp_path: Path) -> None:
+    put(tmp_path, "hello")
+    next(tmp_path.glob("*.txt")).write_bytes(b"hexlo")
+    open_artefact(tmp_path, "thing", verify=False)
+    next(tmp_path.glob("*.txt")).write_bytes(b"hex")
+    with pytest.raises(StorageError, match="3 of 5 bytes"):
+        open_artefact(tmp_path, "thing", verify=False)
+
+
+def test_the_wrong_artefact_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "hello", produced_by="a" * 64)
+    with pytest.raises(MismatchError, match="holds a thing, expected a table"):
+        open_artefact(tmp_path, "table")
+    with pytest.raises(MismatchError, match="produced by aaaaaaaaaaaa, expected bbbbbbbbbbbb"):
+        open_artefact(tmp_path, "thing", expect="b" * 64)
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such file"):
+        open_artefact(tmp_path, "thing")
+    (tmp_path / MANIFEST).write_text('{"half": ')
+    with pytest.raises(StorageError, match="not a manifest"):
+        open_artefact(tmp_path, "thing")
+
+
+def test_newer_formats_and_paths_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "hello")
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(StorageError, match="format 99"):
+        open_artefact(tmp_path, "thing")
+    manifest["files"]["text.txt"]["stored_as"] = "../secret"
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(StorageError, match="stored_as"):
+        open_artefact(tmp_path, "thing")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int64", "bool"])
+def test_tensors_come_back_bit_for_bit_and_privately(tmp_path: Path, dtype: str) -> None:
+    tensor = torch.arange(6).reshape(2, 3).to(getattr(torch, dtype))
+    with publish(tmp_path, kind="thing", produced_by="m", about={}) as draft:
+        write_tensor(draft / "a.bin", tensor[:1])
+        write_tensor(draft / "a.bin", tensor[1:])
+        write_tensor(draft / "none.bin", tensor[:0])
+    artefact = open_artefact(tmp_path, "thing")
+    mapped = artefact.tensor("a.bin", (2, 3), dtype)
+    assert torch.equal(mapped, tensor)
+    mapped.zero_()
+    assert torch.equal(artefact.tensor("a.bin", (2, 3), dtype), tensor), "writing stays in this process"
+    assert artefact.tensor("none.bin", (0, 3), dtype).shape == (0, 3)
+    with pytest.raises(StorageError, match="expected"):
+        artefact.tensor("a.bin", (3, 3), dtype)
+    with pytest.raises(StorageError, match=r"no file 'b\.bin'"):
+        artefact.tensor("b.bin", (3, 3), dtype)
+
+
+def test_a_digest_depends_on_every_part_and_not_on_the_order_of_names() -> None:
+    a, b = torch.ones(2), torch.zeros(2)
+    assert digest({"a": a, "b": b}) == digest({"b": b, "a": a})
+    different = {
+        digest({"a": a, "b": b}),
+        digest({"a": b, "b": a}),
+        digest({"a": a.double(), "b": b}),
+        digest({"a": a}, {"b": b}),
+        digest("ab"),
+        digest("a", "b"),
+        digest("b", "a"),
+        digest(),
+    }
+    assert len(different) == 8
