@@ -35,7 +35,7 @@ class Config(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """The config as data that JSON and YAML can hold."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def load_yaml(path: str | Path) -> Any:
@@ -79,10 +79,11 @@ def _keys_at(root: type[BaseModel], path: list[str | int]) -> set[str]:
     for part in path:
         below: list[type[BaseModel]] = []
         for cls in classes:
-            if isinstance(part, str) and part in cls.model_fields:
-                below += _configs_in(cls.model_fields[part].annotation)
+            for name, field in cls.model_fields.items():
+                if part == (field.alias or name):
+                    below += _configs_in(field.annotation)
         classes = below or classes  # an index or a union's tag stays at the same level
-    return {name for cls in classes for name in cls.model_fields}
+    return {field.alias or name for cls in classes for name, field in cls.model_fields.items()}
 
 
 def _configs_in(annotation: Any) -> list[type[BaseModel]]:

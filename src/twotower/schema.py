@@ -14,6 +14,12 @@ Role = Literal["query", "item", "context", "label", "time", "weight"]
 
 ROW = "row"
 """Column of every event table: the row's place in the original data, the last word on order."""
+TIME_EXACT = "time_exact"
+"""Bool column that an event table may have: false where the time is an estimate."""
+PART = "part"
+"""Column that an event table may have: train, valid or test, as the data's authors split it."""
+BOOKKEEPING = (ROW, TIME_EXACT, PART)
+"""Columns about an event's record, not about the event: kept beside the declared fields, never features."""
 
 
 class Field(Config):
@@ -45,8 +51,10 @@ class Field(Config):
             raise ValueError(f"sequence field {self.name!r} must have the role query")
         if self.role in ("label", "time", "weight") and self.kind != "number":
             raise ValueError(f"{self.role} field {self.name!r} must be a number")
-        if self.name == ROW:
-            raise ValueError(f"the name {ROW!r} is kept for the original row number")
+        if self.name in BOOKKEEPING:
+            raise ValueError(
+                f"the names {', '.join(BOOKKEEPING)} are kept for bookkeeping, found {self.name!r}"
+            )
         return self
 
 

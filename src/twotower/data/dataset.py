@@ -10,7 +10,7 @@ import polars as pl
 
 from twotower.data.catalogue import Catalogue
 from twotower.errors import DataError
-from twotower.schema import ROW, Schema
+from twotower.schema import BOOKKEEPING, ROW, Schema
 
 Side = Literal["query", "item"]
 
@@ -25,7 +25,7 @@ class Dataset:
 
     name: str
     schema: Schema
-    events: pl.DataFrame  # schema.event_columns + ROW
+    events: pl.DataFrame  # schema.event_columns + ROW, and TIME_EXACT and PART where the reader has them
     queries: pl.DataFrame  # schema.side_columns("query"), one row per query
     items: pl.DataFrame  # schema.side_columns("item"), one row per item
     notes: tuple[str, ...] = field(default=())
@@ -43,7 +43,7 @@ class Dataset:
         """Check the three tables, complete the two sides, and number the events.
 
         A side table may be missing, or lack entities that occur in events: they are appended with missing
-        values and counted in ``notes``. Events keep their order; an existing `ROW` column is kept.
+        values and counted in ``notes``. Events keep their order; existing `BOOKKEEPING` columns are kept.
 
         Raises
         ------
@@ -60,7 +60,8 @@ class Dataset:
                 )
         if ROW not in events.columns:
             events = events.with_row_index(ROW)
-        events = events.select(*schema.event_columns, pl.col(ROW).cast(pl.Int64))
+        kept = [column for column in BOOKKEEPING if column in events.columns]
+        events = events.select(*schema.event_columns, *kept).with_columns(pl.col(ROW).cast(pl.Int64))
         for column in filter(None, (schema.query, schema.item, schema.time)):
             missing = events.filter(pl.col(column).is_null())
             if len(missing):
