@@ -1,0 +1,1 @@
+"""The judge: whole-catalogue evaluation, stage by stage, and its files."""
