@@ -83,11 +83,10 @@ class Vocabulary:
         place = pl.Series(np.asarray(rows, dtype=np.int64) - FIRST)
         return self.values.gather(place.set(~place.is_between(0, len(self.values) - 1), None))
 
-    def grow(self, values: pl.Series, min_count: int = 1) -> Vocabulary:
+    def grow(self, values: pl.Series, min_count: int = 1, counts: pl.Series | None = None) -> Vocabulary:
         """This vocabulary with new values behind the old ones, which keep their rows (hash rows move)."""
-        plain = _plain_as(values, self.values.dtype)
-        fresh = plain.filter(~plain.is_in(self.values.implode()))
-        new = _ranked(fresh, None, min_count)
+        ranked = _ranked(_plain_as(values, self.values.dtype), counts, min_count)
+        new = ranked.filter(~ranked.is_in(self.values.implode()))
         return Vocabulary(pl.concat([self.values, new]), self.hash_buckets)
 
     def rows_in(self, older: Vocabulary) -> np.ndarray:
@@ -168,6 +167,7 @@ def _plain_as(series: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _integers(series: pl.Series) -> pl.Series:
+    _check_plain(series)
     if series.dtype.is_float():  # a column of whole numbers with gaps often arrives as floats
         return series.set(series != series.floor(), None).cast(pl.Int64, strict=False)
     return series.cast(pl.Int64, strict=False)
@@ -175,8 +175,7 @@ def _integers(series: pl.Series) -> pl.Series:
 
 def _texts(series: pl.Series) -> pl.Series:
     """The string form that is hashed: 7, 7.0 and "7" have the same."""
-    if series.dtype.is_nested() or series.dtype == pl.Object:
-        raise DataError(f"expected one plain value per row, found {series.dtype}", column=series.name)
+    _check_plain(series)
     if series.dtype == pl.Boolean:
         series = series.cast(pl.Int64)
     if series.dtype.is_float():
@@ -187,3 +186,8 @@ def _texts(series: pl.Series) -> pl.Series:
             .zip_with((series == series.floor()).fill_null(True), series.cast(pl.String))
         )
     return series.cast(pl.String)
+
+
+def _check_plain(series: pl.Series) -> None:
+    if series.dtype.is_nested() or series.dtype == pl.Object:
+        raise DataError(f"expected one plain value per row, found {series.dtype}", column=series.name)
