@@ -226,7 +226,7 @@ def _write(path: Path, frame: pl.DataFrame) -> None:
             else:
                 frame.write_csv(file, include_header=False, separator=" ", quote_style="never")
         os.replace(part, path)
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:  # polars wraps a full disk in its own error
         part.unlink(missing_ok=True)
         raise StorageError(f"{path}: could not be written: {error}") from error
 

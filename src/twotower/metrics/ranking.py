@@ -270,11 +270,11 @@ def _ndcg(judged: _Judged, measure: Measure) -> Tensor:
     gain = judged.gain.clamp(min=0)
     if measure.gain == "exponential":
         gain = torch.exp2(gain) - 1
-    found = judged.total(judged.hits(measure.k) * gain / (judged.rank + 1.0).clamp(min=2).log2())
+    found = judged.total(judged.hits(measure.k) * gain / (judged.rank.double() + 1).clamp(min=2).log2())
     best = gain.argsort(descending=True)
     best = best[judged.row[best].argsort(stable=True)]  # by query, and best first within each
     place = torch.arange(len(best)) - judged.offsets[judged.row]
-    ideal = gain[best] / (place + 2.0).log2()
+    ideal = gain[best] / (place.double() + 2).log2()
     if measure.k is not None:
         ideal = ideal * (place < measure.k)
     return found / judged.total(ideal)

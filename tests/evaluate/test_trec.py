@@ -1,0 +1,335 @@
+"""TREC and Parquet files: NIST's own numbers, order that every tool reads alike, and broken files."""
+
+import gzip
+import os
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from twotower.data.catalogue import Catalogue
+from twotower.errors import ConfigError, DataError, StorageError
+from twotower.evaluate.trec import (
+    evaluate_files,
+    read_qrels,
+    read_run,
+    strictly_falling,
+    to_candidates,
+    to_relevant,
+    write_qrels,
+    write_run,
+)
+from twotower.metrics.ranking import evaluate
+from twotower.types import Candidates, Ragged
+
+NINE = {
+    "AP": 0.1785,
+    "Rprec": 0.2174,
+    "Bpref": 0.1981,
+    "RR": 0.4064,
+    "P@10": 0.3000,
+    "R@100": 0.4980,
+    "nDCG": 0.4021,
+    "nDCG@10": 0.3016,
+    "Success@10": 0.6667,
+}
+
+
+@pytest.fixture
+def nist():
+    if "TWOTOWER_DATA" not in os.environ:
+        pytest.skip("TWOTOWER_DATA is not set")
+    return Path(os.environ["TWOTOWER_DATA"]) / "trec-eval-test"
+
+
+def unzipped(path):
+    return gzip.decompress(path.read_bytes()).decode()
+
+
+@pytest.mark.data
+def test_the_nine_numbers_of_nist(nist):
+    found = evaluate_files(nist / "results.test.gz", nist / "qrels.test.gz", list(NINE))
+    assert len(found) == 3
+    for name, value in NINE.items():
+        assert round(found[name].mean(), 4) == value, name
+
+
+@pytest.mark.data
+def test_every_query_of_nist(nist):
+    """What trec_eval -q prints, per query."""
+    names = {"map": "AP", "Rprec": "Rprec", "bpref": "Bpref", "recip_rank": "RR", "ndcg": "nDCG"}
+    names |= {f"P_{k}": f"P@{k}" for k in (5, 10, 100, 1000)} | {
+        f"recall_{k}": f"R@{k}" for k in (5, 100, 1000)
+    }
+    names |= {f"ndcg_cut_{k}": f"nDCG@{k}" for k in (5, 10, 100)} | {
+        f"map_cut_{k}": f"AP@{k}" for k in (10, 100)
+    }
+    names |= {f"success_{k}": f"Success@{k}" for k in (1, 5, 10)}
+    found = evaluate_files(nist / "results.test.gz", nist / "qrels.test.gz", list(names.values()))
+    ours = {row["query"]: row for row in found.to_dicts()}
+    lines = [line.split() for line in unzipped(nist / "out.test.aq.gz").splitlines()]
+    compared = [
+        round(ours[query][names[name]], 4) == float(value)
+        for name, query, value in lines
+        if name in names and query != "all"
+    ]
+    assert len(compared) == 3 * len(names)
+    assert all(compared)
+
+
+@pytest.mark.data
+def test_a_missing_query_counts_as_zero(nist, tmp_path):
+    """Case 2: trec_eval -c. Without query 301 AP is .1677, not the .2516 of the two that are left."""
+    lines = unzipped(nist / "results.test.gz").splitlines(keepends=True)
+    (tmp_path / "run").write_text("".join(line for line in lines if not line.startswith("301")))
+    found = evaluate_files(tmp_path / "run", nist / "qrels.test.gz", ["AP"])["AP"]
+    assert (round(found.mean(), 4), found[0]) == (0.1677, 0.0)
+
+
+@pytest.mark.data
+def test_graded_judgements_and_a_truncated_run_of_nist_agree_with_ir_measures(nist):
+    run, qrels = nist / "results.trunc", nist / "qrels.rel_level.gz"
+    found = evaluate_files(run, qrels, ["nDCG", "nDCG@10", "Bpref", "AP"])
+    judged = list(ir_measures.read_trec_qrels(unzipped(qrels)))
+    listed = [
+        ir_measures.ScoredDoc(f[0], f[2], float(f[4])) for f in map(str.split, run.read_text().splitlines())
+    ]
+    ours = {row["query"]: row for row in found.to_dicts()}
+    measures = [ir_measures.parse_measure(name) for name in ("nDCG", "nDCG@10", "Bpref", "AP")]
+    for metric in ir_measures.iter_calc(measures, judged, listed):
+        assert ours[metric.query_id][str(metric.measure)] == pytest.approx(metric.value, abs=1e-9), metric
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_ties_stand_by_falling_id_as_in_trec_eval_or_as_in_the_file(tmp_path):
+    """Case 4: of three documents with equal scores, c is first and a last."""
+    run = write(tmp_path / "run", "".join(f"q Q0 {d} 1 0.5 t\n" for d in "bac"))
+    assert read_run(run)["item"].to_list() == ["c", "b", "a"]
+    assert read_run(run, ties="file")["item"].to_list() == ["b", "a", "c"]
+    for relevant, rank in (("c", 1), ("a", 3)):
+        qrels = write(tmp_path / "qrels", f"q 0 {relevant} 1\n")
+        assert evaluate_files(run, qrels, ["RR"])["RR"].item() == pytest.approx(1 / rank)
+        theirs = ir_measures.calc_aggregate(
+            [ir_measures.RR],
+            ir_measures.read_trec_qrels(qrels.read_text()),
+            ir_measures.read_trec_run(run.read_text()),
+        )
+        assert theirs[ir_measures.RR] == pytest.approx(1 / rank)
+
+
+def test_scores_that_differ_beyond_float32_are_tied(tmp_path):
+    """Case 5, as pytrec_eval has it."""
+    run = write(tmp_path / "run", "q Q0 a 1 1.0000000001 t\nq Q0 b 2 1.0 t\n")
+    assert read_run(run)["item"].to_list() == ["b", "a"]
+
+
+def random_run(seed, n_queries=30, n_items=50, k=20):
+    """Many tied scores, graded gains, empty lists, and ids whose order as text is not that of the keys."""
+    g = torch.Generator().manual_seed(seed)
+    keys = torch.rand(n_queries, n_items, generator=g).argsort(1)[:, :k]
+    length = torch.randint(0, k + 1, (n_queries, 1), generator=g)
+    keys = keys.masked_fill(torch.arange(k) >= length, -1)
+    scores = torch.randint(-2, 3, (n_queries, k), generator=g).float().masked_fill(keys < 0, -torch.inf)
+    rows = [torch.randperm(n_items, generator=g)[: 1 + q % 9].tolist() for q in range(n_queries)]
+    relevant = Ragged.of(rows)
+    gains = torch.randint(1, 4, relevant.values.shape, generator=g).double()
+    items = Catalogue(pl.Series("item", torch.randperm(1000, generator=g)[:n_items].tolist()))
+    return (
+        Candidates(keys, scores).sorted(),
+        relevant,
+        gains,
+        items,
+        pl.Series("user", range(100, 100 + n_queries)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_tool_reads_our_order_from_the_files(seed, tmp_path):
+    candidates, relevant, gains, items, queries = random_run(seed)
+    names = ["nDCG@10", "R@5", "RR", "AP", "P@10", "Success@1"]
+    ours = evaluate(candidates.keys, relevant, names, gains)
+    write_run(tmp_path / "run.txt", queries, candidates, items)
+    write_qrels(tmp_path / "qrels.txt", queries, relevant, items, gains)
+    theirs = ir_measures.iter_calc(
+        [ir_measures.parse_measure(name) for name in names],
+        ir_measures.read_trec_qrels((tmp_path / "qrels.txt").read_text()),
+        ir_measures.read_trec_run((tmp_path / "run.txt").read_text()),
+    )
+    n = 0
+    for metric in theirs:
+        query = int(metric.query_id) - 100
+        assert ours[str(metric.measure)][query].item() == pytest.approx(metric.value, abs=1e-9), metric
+        n += 1
+    assert n == len(names) * len(queries)
+    found = evaluate_files(tmp_path / "run.txt", tmp_path / "qrels.txt", names)
+    for name in names:
+        assert found[name].to_list() == pytest.approx(ours[name].tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["run.txt", "run.parquet"])
+def test_a_run_comes_back_as_it_was(name, tmp_path):
+    candidates, relevant, gains, items, ids = random_run(9)
+    write_run(tmp_path / name, ids, candidates, items)
+    back = to_candidates(read_run(tmp_path / name), Catalogue(ids), items)
+    width = back.keys.shape[1]
+    assert torch.equal(back.keys, candidates.keys[:, :width])
+    assert (candidates.keys[:, width:] == -1).all()
+    if name.endswith("parquet"):
+        assert torch.equal(back.scores, candidates.scores[:, :width])
+    write_qrels(tmp_path / "qrels", ids, relevant, items, gains)
+    again, gains_again = to_relevant(read_qrels(tmp_path / "qrels"), Catalogue(ids), items)
+    assert torch.equal(again.values, relevant.values)
+    assert torch.equal(again.offsets, relevant.offsets)
+    assert torch.equal(gains_again, gains)
+    assert [p.name for p in tmp_path.glob("*.part")] == []
+
+
+def test_candidates_that_do_not_fall_by_score_keep_their_order(tmp_path):
+    """A re-ranker for diversity hands on an order that its scores do not show."""
+    shown = Candidates(torch.tensor([[2, 0, 1]]), torch.tensor([[0.1, 0.9, torch.inf]]))
+    items = Catalogue(pl.Series("item", ["a", "b", "c"]))
+    write_run(tmp_path / "run", pl.Series(["q"]), shown, items)
+    assert read_run(tmp_path / "run")["item"].to_list() == ["c", "a", "b"]
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 3), st.integers(0, 8)),
+        elements=st.floats(width=32, allow_nan=False),
+    )
+)
+def test_strictly_falling_is_strict_finite_and_lowers_as_little_as_it_can(scores):
+    fallen = strictly_falling(scores)
+    assert fallen.dtype == np.float32
+    assert np.isfinite(fallen).all()
+    assert (np.diff(fallen.astype(np.float64), axis=1) < 0).all()
+    for row, low in zip(scores, fallen, strict=True):
+        for j, score in enumerate(row):
+            below = np.nextafter(low[j - 1], np.float32(-np.inf)) if j else np.float32(np.inf)
+            if abs(score) < 1e38:
+                assert low[j] == min(score, below)
+
+
+def test_ids_with_blanks_are_refused_in_text_and_kept_in_parquet(tmp_path):
+    one = Candidates(torch.tensor([[0]]), torch.tensor([[1.0]]))
+    items = Catalogue(pl.Series("title", ["Toy Story"]))
+    with pytest.raises(DataError, match="'Toy Story' is empty or has blanks"):
+        write_run(tmp_path / "run", pl.Series(["q"]), one, items)
+    with pytest.raises(DataError, match="column query"):
+        write_run(tmp_path / "run", pl.Series([""]), one, Catalogue(pl.Series(["a"])))
+    assert list(tmp_path.iterdir()) == []
+    write_run(tmp_path / "run.parquet", pl.Series(["q"]), one, items)
+    assert read_run(tmp_path / "run.parquet")["item"].item() == "Toy Story"
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    items = Catalogue(pl.Series(["a", "b"]))
+    two = Candidates(torch.tensor([[0], [1]]), torch.tensor([[1.0], [2.0]]))
+    with pytest.raises(DataError, match="1 different query ids for 2 lists"):
+        write_run(tmp_path / "run", pl.Series(["q", "q"]), two, items)
+    with pytest.raises(DataError, match="NaN"):
+        write_run(
+            tmp_path / "run",
+            pl.Series(["q"]),
+            Candidates(torch.tensor([[0]]), torch.tensor([[torch.nan]])),
+            items,
+        )
+    with pytest.raises(ConfigError, match="one word"):
+        write_run(tmp_path / "run", pl.Series(["p", "q"]), two, items, tag="my run")
+    with pytest.raises(StorageError, match="could not be written"):
+        write_run(tmp_path / "no" / "folder", pl.Series(["p", "q"]), two, items)
+    with pytest.raises(DataError, match="whole numbers"):
+        write_qrels(tmp_path / "qrels", pl.Series(["q"]), Ragged.of([[0]]), items, torch.tensor([0.5]))
+    with pytest.raises(DataError, match="outside the catalogue"):
+        write_qrels(tmp_path / "qrels", pl.Series(["q"]), Ragged.of([[-1]]), items)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no line"),
+        ("q Q0 a 1 0.5 t\n\nq Q0 b\n", r"run:3: the line has not the form: query Q0 item"),
+        ("q Q0 a 1 high t\n", r"run:1: the score is not a number: 'high'"),
+        ("q Q0 a 1 nan t\n", "the score is not a number"),
+        ("q Q0 a 1 0.5 t\nq Q0 b 2 0.4 t\nq Q0 a 3 0.3 t\n", "run:3: the item stands twice"),
+    ],
+)
+def test_broken_runs_are_named_by_line(text, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        read_run(write(tmp_path / "run", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("q 0 a 1\nq 0 b\n", "qrels:2: the line has not the form: query 0 item gain"),
+        ("q 0 a 0.5\n", "the gain is not a whole number: '0.5'"),
+        ("q 0 a 1\nq 0 a 2\n", "qrels:2: the item stands twice"),
+    ],
+)
+def test_broken_qrels_are_named_by_line(text, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        read_qrels(write(tmp_path / "qrels", text))
+
+
+def test_missing_truncated_and_foreign_files(tmp_path):
+    for name in ("run", "run.gz", "run.parquet"):
+        with pytest.raises(DataError, match="no such file"):
+            read_run(tmp_path / name)
+    whole = gzip.compress(b"q Q0 a 1 0.5 t\n" * 500)
+    (tmp_path / "run.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="could not be read"):
+        read_run(tmp_path / "run.gz")
+    (tmp_path / "run.parquet").write_text("q Q0 a 1 0.5 t\n")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        read_run(tmp_path / "run.parquet")
+    pl.DataFrame({"query": ["q"], "item": ["a"]}).write_parquet(tmp_path / "run.parquet")
+    with pytest.raises(DataError, match=r"missing: \['rank', 'score'\]"):
+        read_run(tmp_path / "run.parquet")
+
+
+@pytest.mark.parametrize("name", ["run.txt", "run.parquet"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_leaves_the_old_file_and_no_debris(name, tmp_path):
+    candidates, _, _, items, ids = random_run(0, n_queries=5_000)  # larger than a write buffer
+    (tmp_path / name).write_text("old")
+    (tmp_path / f"{name}.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="No space left"):
+        write_run(tmp_path / name, ids, candidates, items)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "old"
+
+
+def test_windows_line_ends_tabs_and_remarks_are_read(tmp_path):
+    (tmp_path / "run").write_bytes(b" q\tQ0\ta\t1\t 2.5e-1\tt with a remark\r\nq Q0 b 2 -3 t\r\n")
+    run = read_run(tmp_path / "run")
+    assert run.select("item", "rank", "score").rows() == [("a", 1, 0.25), ("b", 2, -3.0)]
+
+
+def test_unknown_ids_are_refused_and_judged_items_outside_the_catalogue_kept(tmp_path):
+    queries, items = Catalogue(pl.Series(["q"])), Catalogue(pl.Series(["a"]))
+    run = read_run(write(tmp_path / "run", "q Q0 z 1 1 t\n"))
+    with pytest.raises(DataError, match="1 item ids are not in the catalogue, first 'z'"):
+        to_candidates(run, queries, items)
+    judged = read_qrels(write(tmp_path / "qrels", "q 0 a 1\nq 0 z 2\n"))
+    relevant, gains = to_relevant(judged, queries, items)
+    assert (relevant.values.tolist(), gains.tolist()) == ([0, -1], [1, 2])
+    with pytest.raises(DataError, match="1 query ids"):
+        to_relevant(judged, Catalogue(pl.Series(["p"])), items)
+
+
+def test_queries_nobody_judged_are_ignored_and_nothing_to_find_is_null(tmp_path):
+    run = write(tmp_path / "run", "p Q0 a 1 1 t\nq Q0 a 1 1 t\n")
+    qrels = write(tmp_path / "qrels", "q 0 a 1\nr 0 a 0\ns 0 a 1\n")
+    assert evaluate_files(run, qrels, ["RR"]).rows() == [("q", 1.0), ("r", None), ("s", 0.0)]
