@@ -37,11 +37,7 @@ class AmazonReviews(Config):
             No such file, or a broken row (unless ``on_error`` is "skip").
         """
         file = _locate(Path(path), self.file, "*.json")
-        texts = (
-            (Column("summary", "text", "summary"), Column("review", "text", "reviewText"))
-            if self.text
-            else ()
-        )
+        texts = [Column("summary", "text", "summary"), Column("review", "text", "reviewText")] * self.text
         columns = (
             Column("user", "word", "reviewerID", required=True),
             Column("item", "word", "asin", required=True),
@@ -113,9 +109,8 @@ def _locate(path: Path, name: str | None, pattern: str) -> Path:
         return path
     if name is not None or not path.is_dir():
         return find_file(path, name or pattern)
-    found = sorted(
-        p for end in ("", ".gz") for p in path.glob(pattern + end) if "readme" not in p.name.lower()
-    )
+    matches = [*path.glob(pattern), *path.glob(f"{pattern}.gz")]
+    found = sorted(match for match in matches if "readme" not in match.name.lower())
     if len(found) == 1:
         return found[0]
     raise DataError(
@@ -138,7 +133,6 @@ def _sequences(file: Path, broken: Broken) -> pl.DataFrame:
     ids = words.select(
         ROW,
         user=pl.col("line").list.first(),
-        items=pl.col("line").list.slice(1),
         whole=pl.col("line").list.slice(1).list.eval(pl.element().cast(pl.Int64, strict=False)),
     )
     fault = ids.select(
@@ -147,14 +141,12 @@ def _sequences(file: Path, broken: Broken) -> pl.DataFrame:
     if fault.any():
         row = fault.arg_max() or 0
         found = " ".join(words["line"][row].to_list()[:8])
-        broken.add(
-            int(fault.sum()), number[row], f"found {found!r}, expected a user and at least one item, integers"
-        )
+        message = f"found {found!r}, expected a user and at least one item, all integers"
+        broken.add(int(fault.sum()), number[row], message)
     raw = Raw(file, ids.filter(~fault), len(ids), lambda row: int(number[row]))
     users = checked(raw, (Column("user", "integer", "user", required=True, unique=True),), broken)
-    events = users.join(ids.select(ROW, item="whole"), on=ROW, how="left", maintain_order="left").explode(
-        "item"
-    )
+    items = ids.select(ROW, item="whole")
+    events = users.join(items, on=ROW, how="left", maintain_order="left").explode("item")
     return events.select("user", "item", time=pl.int_range(pl.len(), dtype=pl.Int64).over("user"))
 
 

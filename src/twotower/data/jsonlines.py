@@ -22,8 +22,8 @@ def read_jsonlines(path: Path, wanted: Sequence[str], broken: Broken, lists: Col
     Raises
     ------
     DataError
-        An unreadable or empty file, a key that occurs in no object; or, when ``broken`` raises, a line that is
-        not a JSON object or holds a list where a single value is expected.
+        An unreadable or empty file, a key that occurs in no object; or, when ``broken`` raises, a line that
+        is not a JSON object or holds a list where a single value is expected.
     """
     data = read_bytes(path)
     types: dict[str, Any] = {name: pl.List(pl.String) if name in lists else pl.String for name in wanted}

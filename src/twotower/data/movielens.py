@@ -30,13 +30,13 @@ _BAR = Form(separator="|", quoted=False, latin1=True)
 AGE_GROUPS = (18, 25, 35, 45, 50, 56)
 """Lower bounds of ML-1M's age groups above the first ("under 18"), which is called 1."""
 
-GENRES_100K = tuple(
-    "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western".split()
+GENRES_100K = (
+    *("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
 """Genre flags of ``u.item``, in file order, after the first flag ("unknown")."""
 
-_YEAR = r"\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*$"  # (1995), and series: (2006–2007), (2011- )
+_YEAR = r"\((\d{4})(?:\s*[-\u2013]\s*(?:\d{4})?)?\)\s*$"  # (1995), and series: (2006-2007), (2011- )
 
 
 class MovieLens(Config):

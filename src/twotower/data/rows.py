@@ -209,9 +209,9 @@ def _time(source: pl.Series, column: Column) -> pl.Series | None:
     if source.dtype == pl.Date or isinstance(source.dtype, pl.Datetime):
         return _whole(source.cast(pl.Datetime("us")).dt.timestamp("us") / 1e6)
     per_second = _PER_SECOND[column.unit]
-    if (values := _integer(source, column)) is not None and per_second == 1:
-        if (values.is_null() == source.is_null()).all():
-            return values
+    values = _integer(source, column) if per_second == 1 else None
+    if values is not None and (values.is_null() == source.is_null()).all():
+        return values
     values = _number(source, column)
     if values is None:
         return None

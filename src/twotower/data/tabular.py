@@ -34,9 +34,9 @@ _JOIN = "|"  # between the parts of an id that is made of several columns
 class Table(Config):
     """One table: its file or files, and which of their columns are which fields.
 
-    ``columns`` maps a field's name to the name in the file; fields not named there are called the same in both.
-    A list of columns makes one value of several: an id or category of their joined values ("a|b"), a vector
-    of their numbers. ``file`` may be a pattern (``events-*.parquet``): the files are read in order of name.
+    ``columns`` maps a field's name to the name in the file; fields not named there are called the same in
+    both. A list of columns makes one value of several: an id or category of their joined values ("a|b"), a
+    vector of their numbers. ``file`` may be a pattern (``events-*.parquet``): read in order of name.
     """
 
     file: str | None = Option(
@@ -93,19 +93,16 @@ class Tabular(Config):
             "queries": set(self.declared.side_columns("query")),
             "items": set(self.declared.side_columns("item")),
         }
-        for place, table in (
-            ("interactions", self.interactions),
-            ("queries", self.queries),
-            ("items", self.items),
-        ):
+        for place, fields in known.items():
+            table: Table | None = getattr(self, place)
             if table is None:
                 continue
             if place != "interactions" and table.file is None:
                 raise ValueError(f"{place}.file is missing")
-            if strange := sorted(set(table.columns) - known[place]):
+            if strange := sorted(set(table.columns) - fields):
                 raise ValueError(
                     f"{place}.columns maps {strange[0]!r}, which is no field of that table; "
-                    f"fields there: {', '.join(sorted(known[place]))}"
+                    f"fields there: {', '.join(sorted(fields))}"
                 )
         return self
 
@@ -167,9 +164,7 @@ class _Reading:
             return [find_file(self.directory, file)]
         paths = sorted(path for path in self.directory.glob(file) if path.is_file())
         if not paths:
-            raise DataError(
-                f"no file matches {file!r}", file=self.directory, remedy="check the recipe's mapping"
-            )
+            raise DataError(f"no file matches {file!r}", file=self.directory, remedy="check the mapping")
         return paths
 
     def _frames(
@@ -191,15 +186,9 @@ class _Reading:
             start += total
         words = [field.name for field in fields if _TYPES[field.kind] == "word"]
         whole = pl.concat(_same_words(frames, words), how="vertical_relaxed")
-        if (
-            unique is not None
-            and len(paths) > 1
-            and (twice := whole.filter(pl.col(unique).is_duplicated())).height
-        ):
-            raise DataError(
-                f"{twice[unique][0]!r} stands in more than one file", file=paths[-1], column=unique,
-                remedy="keep one row per id",
-            )  # fmt: skip
+        if unique is not None and (twice := whole[unique].is_duplicated()).any():  # each file alone has none
+            message = f"{whole[unique].filter(twice)[0]!r} stands in more than one file"
+            raise DataError(message, file=paths[-1], column=unique, remedy="keep one row per id")
         return whole
 
     def _one(
@@ -210,7 +199,7 @@ class _Reading:
         parts = {name: (source,) if isinstance(source, str) else source for name, source in sources.items()}
         wanted = list(dict.fromkeys(column for columns in parts.values() for column in columns))
         lists = [
-            column for field in fields if field.kind in ("bag", "vector") for column in parts[field.name]
+            str(sources[f.name]) for f in fields if f.kind in ("bag", "vector") and len(parts[f.name]) == 1
         ]
         raw = _combined(self._raw(path, table, wanted, lists, broken), fields, sources, table.separator)
         columns = [
@@ -292,8 +281,4 @@ def _whole(words: pl.Series, typed: bool) -> pl.Series:
     if typed or words.dtype != pl.String:
         return words
     whole = words.cast(pl.Int64, strict=False)
-    return (
-        whole
-        if (whole.cast(pl.String) == words).all() and whole.null_count() == words.null_count()
-        else words
-    )
+    return whole if whole.cast(pl.String).eq_missing(words).all() else words

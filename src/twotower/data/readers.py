@@ -1,0 +1,17 @@
+"""Every way into the library: the readers a recipe may name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field as Option
+
+from twotower.data.amazon import AmazonReviews, AmazonSequences
+from twotower.data.movielens import MovieLens
+from twotower.data.synthetic import Synthetic
+from twotower.data.tabular import Tabular
+
+DataConfig = Annotated[
+    MovieLens | AmazonReviews | AmazonSequences | Tabular | Synthetic, Option(discriminator="reader")
+]
+"""The ``data:`` part of a recipe; ``reader`` says which. Each has ``read(path, on_error) -> Dataset``."""
