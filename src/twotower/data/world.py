@@ -2,9 +2,9 @@
 
 Shape letters: Q queries, N items, D latent dimensions, T tags.
 
-The same seed must give the same bytes on every machine. So all draws are made from uniform doubles of PCG64
-(the one stream NumPy promises to keep), and every quantity in a score lies on a grid of 2**-10: products and
-sums of such numbers are exact in float64, and no order of summation can turn a comparison.
+The same seed must give the same bytes on every machine. So all draws are made from uniform doubles (the top
+bits of PCG64, whose stream NumPy promises to keep), and every quantity in a score lies on a grid of 2**-10:
+products and sums of such numbers are exact in float64, and no order of summation can turn a comparison.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class World:
     - quality,
     - the last click: the category that follows it is wanted, and in it the `COMPLEMENTS` of the item most.
 
-    Only the second is a dot product of small rank. Keys are the row numbers of the data set's tables.
+    Only the first two fit a dot product of small rank. Keys are the row numbers of the data set's tables.
 
     >>> world = World(n_queries=20, n_items=50, seed=0)
     >>> world.probability(np.array([[0], [1]]), np.arange(50), START_S).shape
