@@ -1,0 +1,69 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from twotower.config import Config
+
+LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "mse", "ece", "nll", "brier", "perplexity")
+
+
+class TrainSettings(Config):
+    """Everything that decides which parameters a run ends with, and how often it reports and saves.
+
+    ``batch_size`` is for whoever builds the batch source; `fit` itself only remembers it.
+
+    >>> settings = TrainSettings(epochs=3, metric="nDCG@10", patience=2)
+    >>> settings.minimises("nDCG@10"), settings.minimises("log_loss"), settings.total_steps(100)
+    (False, True, 300)
+    """
+
+    epochs: PositiveInt = 10
+    max_steps: PositiveInt | None = None  # stops earlier than `epochs`, in the middle of one if need be
+    batch_size: PositiveInt = 4096
+
+    optimizer: Literal["adam", "adamw", "adagrad"] = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0  # matrices only: never biases, norms, embedding tables
+    embedding_weight_decay: NonNegativeFloat = 0.0  # embedding tables; sparse ones decay the rows they touch
+    table_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = (
+        "rowwise_adagrad"  # nn.Embedding(sparse=True)
+    )
+    table_learning_rate: PositiveFloat | None = None  # None: 0.05 for row-wise Adagrad, else learning_rate
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    clip_norm: PositiveFloat | None = None
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "auto"
+    seed: int = 0
+
+    metric: str | None = None  # None: the first one that `validate` returns
+    direction: Literal["auto", "max", "min"] = "auto"
+    validate_every: PositiveInt = 1
+    validate_unit: Literal["epoch", "step"] = "epoch"
+    patience: PositiveInt | None = None  # validations without a better metric
+
+    report_every_s: NonNegativeFloat = 1.0
+    checkpoint_every_s: NonNegativeFloat = 300.0
+    checkpoint_every_steps: PositiveInt | None = None
+
+    def minimises(self, metric: str) -> bool:
+        """Whether lower values of ``metric`` are better: as told, or by its name."""
+        if self.direction == "auto":
+            return any(word in metric.lower() for word in LOWER_IS_BETTER)
+        return self.direction == "min"
+
+    def total_steps(self, steps_per_epoch: int | None) -> int | None:
+        """Steps of a whole run; None when neither the source nor ``max_steps`` knows."""
+        if steps_per_epoch is None:
+            return self.max_steps
+        return min(self.epochs * steps_per_epoch, self.max_steps or self.epochs * steps_per_epoch)
+
+    def decisive(self) -> dict[str, object]:
+        """The settings that a resumed run must share: all but how often it reports and saves."""
+        cadence = {"report_every_s", "checkpoint_every_s", "checkpoint_every_steps"}
+        return {name: value for name, value in self.plain().items() if name not in cadence}
