@@ -136,7 +136,7 @@ def _careful(
                     "a quote is opened here and never closed",
                     file=path,
                     line=line,
-                    remedy="close or remove the quote; how many rows it hides cannot be known",
+                    remedy="close or remove it, or set quoted: false; how many rows it hides cannot be known",
                 )
             broken.add(1, line, f"misplaced quote: {fields}")
         elif len(fields) != len(names):

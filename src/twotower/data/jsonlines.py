@@ -27,9 +27,8 @@ def read_jsonlines(path: Path, wanted: Sequence[str], broken: Broken, lists: Col
     """
     data = read_bytes(path)
     types: dict[str, Any] = {name: pl.List(pl.String) if name in lists else pl.String for name in wanted}
-    try:
-        frame = pl.read_ndjson(data, schema=types).select(*wanted)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+    frame = _bulk(data, types)
+    if frame is None:
         raw = _careful(path, data, types, broken)
     else:
         raw = Raw(path, frame.with_row_index(ROW), len(frame), _line_finder(data, len(frame)))
@@ -37,6 +36,20 @@ def read_jsonlines(path: Path, wanted: Sequence[str], broken: Broken, lists: Col
         if raw.frame[name].null_count() == len(raw.frame) and json.dumps(name).encode() not in data:
             require_columns(path, list(_first_object(data)), [name])
     return raw
+
+
+def _bulk(data: bytes, types: dict[str, Any]) -> pl.DataFrame | None:
+    """All lines at once, or None when one of them is, or may be, not as it should be."""
+    try:
+        frame = pl.read_ndjson(data, schema=types).select(*types)
+    except pl.exceptions.PolarsError:
+        return None
+    single = frame.select(pl.col(pl.String))
+    # where one value is asked for, the parser renders a list or object as its JSON text
+    nested = (
+        single.select(pl.any_horizontal(pl.all().str.contains(r"^[\[{]").any())) if single.width else None
+    )
+    return None if nested is not None and nested.item() else frame
 
 
 def _careful(path: Path, data: bytes, types: dict[str, Any], broken: Broken) -> Raw:

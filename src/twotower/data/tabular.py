@@ -46,6 +46,7 @@ class Table(Config):
     format: Format | None = Option(None, description="default: by the file's ending")
     names: tuple[str, ...] | None = Option(None, description="column names of a CSV or TSV without a header")
     delimiter: str | None = Option(None, min_length=1, description="csv, tsv: default comma, tabulator")
+    quoted: bool = Option(True, description="csv, tsv: values may stand in double quotes")
     separator: str = Option("|", min_length=1, description="csv, tsv: between the values of a bag or vector")
     missing: tuple[str, ...] = Option(("",), description="csv, tsv: spellings of a missing value")
     latin1: bool = Option(False, description="csv, tsv: read text that is not UTF-8 as latin-1")
@@ -226,7 +227,7 @@ class _Reading:
         if form == "jsonl":
             return read_jsonlines(path, wanted, broken, lists)
         delimiter = table.delimiter or ("," if form == "csv" else "\t")
-        text = Form(delimiter, form == "csv", table.names, table.latin1, table.missing)
+        text = Form(delimiter, table.quoted, table.names, table.latin1, table.missing)
         return read_delimited(path, text, wanted, broken)
 
 
