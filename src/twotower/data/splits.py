@@ -18,7 +18,7 @@ from twotower.config import Config
 from twotower.data.dataset import Dataset
 from twotower.data.hashing import stable_hash
 from twotower.errors import ConfigError, DataError
-from twotower.schema import ROW, Schema
+from twotower.schema import PART, ROW, Schema
 
 HeldOut = Literal["valid", "test"]
 PARTS = ("train", "valid", "test")
@@ -39,7 +39,7 @@ class SplitConfig(Config):
     fractions: tuple[float, float, float] = Option((0.8, 0.1, 0.1), description="time, by-user: shares")
     fold_in: float = Option(0.8, gt=0, lt=1, description="by-user: share of events given as history")
     seed: int = Option(0, ge=0, description="by-user: another seed deals other queries")
-    column: str = Option("part", description="predefined: column of the events")
+    column: str = Option(PART, description="predefined: column of the events")
 
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
