@@ -107,7 +107,7 @@ def _detect(directory: Path) -> Variant:
     raise DataError(
         "none of movies.dat (1M), u.data (100K), movies.csv (latest) is in this folder",
         file=directory,
-        remedy="give the unpacked MovieLens folder; `twotower prepare --help` says how to fetch one",
+        remedy="give the unpacked folder; GroupLens has it: https://grouplens.org/datasets/movielens/",
     )
 
 
