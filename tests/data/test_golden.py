@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -95,7 +97,7 @@ def test_one_changed_value_is_found() -> None:
 
 def test_a_request_that_goes_another_way_is_found() -> None:
     class Odd(Features):
-        def encode_request(self, values):  # type: ignore[no-untyped-def]
+        def encode_request(self, values: Mapping[str, Any]) -> Batch:
             batch = super().encode_request(values)
             return Batch({**batch, "age": batch["age"] + 1})
 
