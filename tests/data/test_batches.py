@@ -1,5 +1,6 @@
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ def world(n: int = N) -> tuple[Interactions, Batch, HistoryColumn]:
     return events, queries, HistoryColumn("seen", history, torch.arange(N_ITEMS) + 2, 4)
 
 
-def source(**options: object) -> EventBatches:
+def source(**options: Any) -> EventBatches:
     events, queries, past = world()
-    return EventBatches(events, queries, past=past, **{"batch_size": 10, "seed": 5, **options})  # type: ignore
+    return EventBatches(events, queries, past=past, **{"batch_size": 10, "seed": 5, **options})
 
 
 def rows(batches: list[Examples]) -> list[int]:
@@ -120,7 +121,7 @@ def test_examples_describe_themselves_and_move():
     assert moved.labels.device.type == "meta"
 
 
-def list_batches(**options: object) -> ListBatches:
+def list_batches(**options: Any) -> ListBatches:
     _, queries, past = world()
     keys = torch.arange(25) % N_QUERIES
     candidates = torch.arange(25 * 3).reshape(25, 3)
@@ -133,7 +134,7 @@ def list_batches(**options: object) -> ListBatches:
         "context": Batch(device=torch.arange(25)),
         "past": past,
     }
-    return ListBatches(keys, candidates, queries, **{**given, **options})  # type: ignore
+    return ListBatches(keys, candidates, queries, **{**given, **options})
 
 
 def test_lists_keep_candidates_labels_and_pair_fields_together():

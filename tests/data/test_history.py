@@ -68,6 +68,12 @@ def test_whole_history_of_known_and_unknown_queries():
     assert repr(history) == "History(3 events of 3 queries)"
 
 
+def test_the_order_of_the_events_handed_in_does_not_matter():
+    events = interactions([(0, 3, 2), (0, 5, 2), (0, 4, 1), (0, 6, 2)])
+    shuffled = events.take(torch.tensor([3, 2, 1, 0]))
+    assert History.of(shuffled, 1).items.tolist() == History.of(events, 1).items.tolist() == [4, 3, 5, 6]
+
+
 def test_fractional_times_keep_their_order():
     keys = torch.zeros(2, dtype=torch.int64)
     events = Interactions(keys, torch.tensor([1, 2]), torch.tensor([0.5, 0.25]), torch.arange(2))

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -71,8 +72,8 @@ def test_only_the_oldest_window_is_short():
 LENGTHS = torch.randint(0, 60, (200,), generator=torch.Generator().manual_seed(1)).tolist()
 
 
-def source(**options: object) -> SequenceBatches:
-    return SequenceBatches(past(LENGTHS, 40), Batch(), **{"batch_size": 16, "seed": 4, **options})  # type: ignore
+def source(**options: Any) -> SequenceBatches:
+    return SequenceBatches(past(LENGTHS, 40), Batch(), **{"batch_size": 16, "seed": 4, **options})
 
 
 def test_epochs_repeat_differ_and_resume():

@@ -37,11 +37,13 @@ class History:
 
     @classmethod
     def of(cls, events: Interactions, n_queries: int) -> History:
-        """Sort the events of ``n_queries`` queries; O(N log N), about a second for four million."""
+        """Sort the events of ``n_queries`` queries; O(N log N), about a second for four million events."""
         queries = events.query_keys.numpy()
         if len(events) and (queries.min() < 0 or queries.max() >= n_queries):
             raise ValueError(f"query keys must lie in 0..{n_queries - 1}")
-        order = torch.from_numpy(np.lexsort((events.rows.numpy(), events.times.numpy(), queries)))
+        keys = (events.rows.numpy(), events.times.numpy(), queries)  # the last one counts first
+        in_order = bool((events.rows.diff() > 0).all())  # as stores and files are: the sort is stable
+        order = torch.from_numpy(np.lexsort(keys[1:] if in_order else keys))
         counts = np.bincount(queries, minlength=n_queries)
         offsets = torch.from_numpy(np.concatenate([[0], counts.cumsum()]).astype(np.int64))
         return cls(offsets, events.item_keys[order], events.times[order], events.rows[order])
@@ -85,10 +87,10 @@ class History:
         for _ in range(int((high - low).max()).bit_length() if len(low) else 0):  # binary search, all at once
             middle = (low + high) // 2
             here = middle.clamp(max=len(self) - 1)
-            times = self.times[here]
+            times = self.times.index_select(0, here)
             earlier = times < events.times
             if not strict_time:
-                earlier |= (times == events.times) & (self.rows[here] < events.rows)
+                earlier |= (times == events.times) & (self.rows.index_select(0, here) < events.rows)
             open_ = low < high
             low = torch.where(open_ & earlier, middle + 1, low)
             high = torch.where(open_ & ~earlier, middle, high)
@@ -110,17 +112,22 @@ class History:
 
     def window(self, starts: Tensor, lengths: Tensor, width: int, *, fill: int = NO_ITEM) -> Tensor:
         """(B, width) ``items[start : start + length]`` of each row, padded on the right."""
-        if not len(self):
-            return self.items.new_full((len(starts), width), fill)
-        column = torch.arange(width)
-        at = (starts[:, None] + column).clamp_(max=len(self) - 1)
-        out = self.items.index_select(0, at.reshape(-1)).reshape(at.shape)
-        return out.masked_fill_(column >= lengths[:, None], fill)
+        # whole stretches are copied, five times faster than item by item; only those near the end of the
+        # list, where no stretch of full width begins, come from a padded copy of that end
+        edge = max(len(self) - width, 0)
+        if len(self) >= width:
+            out = self.items.unfold(0, width, 1).index_select(0, starts.clamp(max=edge))
+        else:
+            out = self.items.new_empty((len(starts), width))
+        late = (starts >= edge).nonzero()[:, 0]
+        end = torch.cat([self.items[edge:], self.items.new_full((width,), fill)])
+        out[late] = end.unfold(0, width, 1)[starts[late] - edge]
+        return out.masked_fill_(torch.arange(width) >= lengths[:, None], fill)
 
     def _range(self, query_keys: Tensor) -> tuple[Tensor, Tensor]:
         key = query_keys.clamp(min=0)
-        start = self.offsets[key]
-        return start, torch.where(query_keys < 0, start, self.offsets[key + 1])
+        start = self.offsets.index_select(0, key)
+        return start, torch.where(query_keys < 0, start, self.offsets.index_select(0, key + 1))
 
 
 @dataclass(frozen=True)

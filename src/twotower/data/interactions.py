@@ -86,13 +86,17 @@ class Interactions:
 
     def take(self, index: Tensor) -> Interactions:
         """Events by place, in the order asked."""
+
+        def optional(column: Tensor | None) -> Tensor | None:
+            return None if column is None else column.index_select(0, index)
+
         return Interactions(
-            query_keys=self.query_keys[index],
-            item_keys=self.item_keys[index],
-            times=self.times[index],
-            rows=self.rows[index],
-            labels=None if self.labels is None else self.labels[index],
-            weights=None if self.weights is None else self.weights[index],
+            query_keys=self.query_keys.index_select(0, index),
+            item_keys=self.item_keys.index_select(0, index),
+            times=self.times.index_select(0, index),
+            rows=self.rows.index_select(0, index),
+            labels=optional(self.labels),
+            weights=optional(self.weights),
             context=self.context.take(index),
         )
 

@@ -127,7 +127,7 @@ class EventStore:
         )
 
     def history(self) -> History:
-        """The history of all events in the store: 24 bytes an event, three times that while it is built."""
+        """The history of all events in the store: 24 bytes an event, about 120 while it is built."""
         return History.of(self.read(context=False), len(self.queries))
 
     def put_table(self, name: str, table: Batch) -> None:
