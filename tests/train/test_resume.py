@@ -133,10 +133,12 @@ def test_a_finished_run_returns_its_result_at_once(program, tmp_path):
     steps = []
     with one_thread():
         model, result = program["train"](tmp_path)
+        written = (tmp_path / "last.safetensors").stat().st_mtime_ns
         again, same = program["train"](
             tmp_path, lambda e: e.kind == "step" and steps.append(e), report_every_s=0
         )
     assert not steps
+    assert (tmp_path / "last.safetensors").stat().st_mtime_ns == written
     assert (same.best_value, same.history) == (result.best_value, result.history)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 

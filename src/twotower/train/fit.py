@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import Tensor
 
 from twotower.train.events import Listener, silent
-from twotower.train.interrupts import Interrupts
 from twotower.train.precision import seeded
 from twotower.train.protocols import BatchSource, E, M
 from twotower.train.run import FitResult, Run
@@ -49,7 +48,7 @@ def fit(
         On SIGINT or SIGTERM, after a snapshot was written.
     """
     run = Run(model, batches, objective, settings, validate, directory, events)
-    with seeded(settings.seed, run.device), Interrupts() as run.interrupts:
+    with seeded(settings.seed, run.device), run.interrupts:
         standing = run.start()
         while not run.is_over():
             for examples in batches.epoch(standing.epoch, standing.step_in_epoch):

@@ -72,12 +72,13 @@ class Run(Generic[M, E]):
         self._lap_at = self._saved_at = self._reported_at = time.perf_counter()
         self._steps_here = self._unsaved_steps = 0
         self._seconds_here = 0.0  # training in this session: the base of the time left
-        self._unsaved_best = False
+        self._unsaved_best = self._was_over = False
         self._unreported, self._unreported_seconds = Tally(), 0.0  # since the last report
 
     def start(self) -> Standing:
         """Resume, or begin; says which."""
         self.standing = self.snapshots.resume() or self.standing
+        self._was_over = self.is_over()
         sizes = {name: parameter.numel() for name, parameter in self.optimizer.parameters}
         self.events(
             Started(
@@ -207,7 +208,8 @@ class Run(Generic[M, E]):
         if standing.best_step is None:  # nothing was measured: the last state is the one to keep
             standing.best_step, standing.best_epoch = standing.step, standing.shown_epoch
             self.snapshots.keep_best(standing.step)
-        self._save()
+        if not self._was_over:
+            self._save()
         self.snapshots.load_best(standing.best_step)
         self.model.eval()
         assert standing.best_epoch is not None
