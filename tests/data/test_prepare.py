@@ -1,4 +1,5 @@
 import json
+import resource
 
 import polars as pl
 import pytest
@@ -118,6 +119,20 @@ def test_an_interrupted_run_goes_on_with_the_shard_it_stopped_at(tmp_path, files
     assert torch.equal(store.read().context["device"], whole.read().context["device"])
     assert run(directory, files, context=stop_in_second).groups == store.groups
     assert len(seen) == 4
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, files):
+    raw(5000, start=20).write_parquet(files[1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))  # no file may grow beyond this
+    try:
+        with pytest.raises(StorageError, match=r"part-00001.parquet: could not be written"):
+            run(tmp_path / "store", files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    names = {path.name for path in (tmp_path / "store").iterdir()}
+    assert names == {"plan.json", "queries.parquet", "items.parquet", "part-00000.parquet"}
+    assert len(run(tmp_path / "store", files)) == 5040
 
 
 def test_another_plan_is_refused_and_named(tmp_path, files):
