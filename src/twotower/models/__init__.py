@@ -1,0 +1,1 @@
+"""Every ranking model: two towers and an interaction. One paper, one file."""

@@ -1,0 +1,100 @@
+"""The contract of every ranking model: two towers and an interaction.
+
+Letters: Q queries, C shared candidates, K own candidates of a query, T (query, place) pairs of a sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from twotower.config import Config
+from twotower.data.spec import FeatureSpec
+from twotower.errors import ConfigError
+from twotower.types import Batch, Rep, RepSpec
+
+ModelKind = Literal["dot", "late", "joint", "list"]
+
+
+class Model(nn.Module, ABC):
+    """Two towers and an interaction. What is known per item alone is computed ahead, exactly.
+
+    In eval mode shared and own candidates score the same, padding changes nothing, and (``list`` models
+    excepted) no candidate changes another's score.
+    """
+
+    kind: ClassVar[ModelKind]
+    config: Config
+    spec: FeatureSpec
+    pair_fields: Sequence[str] = ()
+    """Names of the pair fields `score` reads; an undeclared one is never shown to it."""
+    history: str | None = None
+    """Name of the query's history column, when the query tower reads one."""
+
+    @abstractmethod
+    def encode_query(self, query: Batch) -> Rep:
+        """(Q, ...) encoded query columns -> the query's representation, once per request."""
+
+    @abstractmethod
+    def encode_item(self, item: Batch) -> Rep:
+        """(C, ...) or (Q, K, ...) encoded item columns -> the item's representation, ahead of time."""
+
+    @abstractmethod
+    def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
+        """The only work per candidate.
+
+        ``query`` (Q, ...); ``item`` shared (C, ...) gives (Q, C), own (Q, K, ...) gives (Q, K). ``pair`` and
+        ``mask`` (true = a real candidate) are (Q, K, ...); masked candidates score minus infinity.
+        """
+
+    @abstractmethod
+    def item_specs(self) -> tuple[RepSpec, ...]:
+        """What `encode_item` returns for one item."""
+
+    def penalties(self, query: Rep, item: Rep, batch: Batch) -> dict[str, Tensor]:
+        """Auxiliary losses of training, each a scalar; none by default."""
+        return {}
+
+    @property
+    def bytes_per_item(self) -> int:
+        return sum(spec.bytes_per_item for spec in self.item_specs())
+
+    def digest(self) -> str:
+        """Hash of config, feature spec and every parameter: tables and indexes carry it."""
+        content = hashlib.sha256(type(self).__qualname__.encode())
+        content.update(json.dumps(self.config.plain(), sort_keys=True).encode())
+        content.update(self.spec.digest().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            content.update(name.encode())
+            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return content.hexdigest()[:16]
+
+
+class SequenceModel(Model):
+    """A model whose query tower can answer for every place of a history in one pass."""
+
+    @abstractmethod
+    def encode_places(self, query: Batch, at: Tensor) -> Rep:
+        """``at`` (B, L) bool chooses T places; place l answers as if the history ended with event l.
+
+        The first axis of the result enumerates (row, place) in row-major order.
+        """
+
+
+def masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores with minus infinity where there is no candidate."""
+    return scores if mask is None else scores.masked_fill(~mask, -float("inf"))
+
+
+def pair_columns(pair: Batch | None, names: Sequence[str], shape: Sequence[int]) -> Tensor:
+    """(Q, K, n): the declared pair fields side by side; a missing one is an error, never a zero."""
+    if pair is None or any(name not in pair for name in names):
+        found = sorted(pair) if pair is not None else []
+        raise ConfigError(f"the model scores with the pair fields {list(names)}, but was handed {found}")
+    return torch.stack([pair[name].expand(*shape).float() for name in names], dim=-1)

@@ -1,0 +1,1 @@
+"""Differentiable parts shared by the models."""

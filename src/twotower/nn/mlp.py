@@ -1,0 +1,49 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+Norm = Literal["none", "layer", "batch"]
+
+
+class RowNorm(nn.Module):
+    """Batch normalisation over all leading axes, so that (Q, K, D) candidates are Q x K rows."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+        return out
+
+
+def mlp(
+    sizes: Sequence[int], *, norm: Norm = "none", dropout: float = 0.0, last: bool = True
+) -> nn.Sequential:
+    """Layers ``sizes[0] -> ... -> sizes[-1]`` with ReLU between.
+
+    ``last`` puts norm, ReLU and dropout behind the last layer too. Scores are read off a tower without it,
+    so that a vector may point anywhere (a ReLU there keeps every cosine in [0, 1]).
+    """
+    layers: list[nn.Module] = []
+    for i, (inside, outside) in enumerate(pairwise(sizes)):
+        layers.append(nn.Linear(inside, outside))
+        if last or i < len(sizes) - 2:
+            layers += behind(outside, norm=norm, dropout=dropout)
+    return nn.Sequential(*layers)
+
+
+def behind(dim: int, *, norm: Norm, dropout: float) -> list[nn.Module]:
+    """What follows a linear layer: norm, ReLU, dropout."""
+    norms: dict[Norm, list[nn.Module]] = {
+        "none": [],
+        "layer": [nn.LayerNorm(dim)] if norm == "layer" else [],
+        "batch": [RowNorm(dim)] if norm == "batch" else [],
+    }
+    return [*norms[norm], nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]

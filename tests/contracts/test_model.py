@@ -1,0 +1,186 @@
+"""What every model promises, tested for every model. A new one is one more line in MODELS."""
+
+import pytest
+import torch
+
+from twotower.data.features import Column, FeatureSpec
+from twotower.models.catalogue import load_model, make_model, save_model
+from twotower.types import Batch
+
+SPEC = FeatureSpec(
+    columns=(
+        Column(name="user", kind="id", side="query", size=9, width=1, dropout=0.2),
+        Column(name="age", kind="number", side="query", size=0, width=2),
+        Column(name="device", kind="category", side="context", size=5, width=1),
+        Column(name="history", kind="sequence", side="query", size=12, width=6, of="movie"),
+        Column(name="movie", kind="id", side="item", size=12, width=1),
+        Column(name="genres", kind="bag", side="item", size=7, width=3),
+        Column(name="poster", kind="vector", side="item", size=0, width=4),
+    )
+)
+MEAN, ATTENTION = {"kind": "mean"}, {"kind": "attention", "blocks": 2, "heads": 2}
+MODELS = [
+    ("two-tower", {"embedding": 8, "layers": [16, 6], "dropout": 0.3}),
+    (
+        "two-tower",
+        {"embedding": 8, "layers": [16, 6], "similarity": "cosine", "norm": "layer", "bias": False},
+    ),
+    ("two-tower", {"embedding": 8, "layers": [], "history": ATTENTION}),
+    ("two-tower", {"embedding": 8, "layers": [6], "norm": "batch", "history": MEAN, "sparse": True}),
+    ("dcn-v2", {"embedding": 4, "crosses": 2, "layers": [8, 5]}),
+    (
+        "dcn-v2",
+        {"embedding": 4, "crosses": 3, "rank": 2, "layers": [8], "norm": "batch", "store": "embeddings"},
+    ),
+    ("dcn-v2", {"embedding": 4, "layers": [8], "store": "ids", "history": MEAN}),
+    ("dcn-v2", {"embedding": 4, "layers": [8], "pair": ["retrieve_score", "retrieve_rank"]}),
+]
+Q, C = 5, 8
+
+
+def queries(rows: int = Q, seed: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    length = torch.arange(rows) % 7  # an empty history, and a full one
+    history = torch.randint(1, 12, (rows, 6), generator=draw)
+    return Batch(
+        user=torch.randint(1, 9, (rows,), generator=draw),
+        age=torch.randn(rows, 2, generator=draw),
+        device=torch.randint(1, 5, (rows,), generator=draw),
+        history=history * (torch.arange(6) < length[:, None]),
+    )
+
+
+def items(rows: int = C, seed: int = 1) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    return Batch(
+        movie=torch.randint(1, 12, (rows,), generator=draw),
+        genres=torch.randint(0, 7, (rows, 3), generator=draw),
+        poster=torch.randn(rows, 4, generator=draw),
+    )
+
+
+def pairs(Q: int = Q, K: int = C) -> Batch:
+    draw = torch.Generator().manual_seed(2)
+    return Batch(
+        retrieve_score=torch.randn(Q, K, generator=draw),
+        retrieve_rank=torch.arange(K).expand(Q, K).float(),
+    )
+
+
+@pytest.fixture(params=MODELS, ids=lambda m: f"{m[0]}-{m[1]}")
+def named(request):
+    torch.manual_seed(0)
+    name, config = request.param
+    model = make_model(name, SPEC, config)
+    for buffer in model.buffers():  # running statistics as after some training, so that norms do something
+        if buffer.dtype.is_floating_point:
+            buffer.uniform_(0.5, 1.5)
+    return name, model.eval()
+
+
+@pytest.fixture
+def model(named):
+    return named[1]
+
+
+def scores(model, query, item, pair=None, mask=None):
+    with torch.inference_mode():
+        return model.score(model.encode_query(query), model.encode_item(item), pair, mask)
+
+
+def own(item: Batch) -> Batch:
+    return item.take(torch.arange(C).expand(Q, C))
+
+
+def test_shared_and_own_candidates_score_the_same(model):
+    shared = scores(model, queries(), items(), pairs())
+    assert shared.shape == (Q, C)
+    torch.testing.assert_close(shared, scores(model, queries(), own(items()), pairs()), atol=1e-5, rtol=1e-5)
+
+
+def test_other_candidates_never_change_a_score(model):
+    some = torch.tensor([6, 1])
+    few = scores(model, queries(), items().take(some), Batch((n, t[:, some]) for n, t in pairs().items()))
+    torch.testing.assert_close(few, scores(model, queries(), items(), pairs())[:, some], atol=1e-5, rtol=1e-5)
+
+
+def test_other_queries_never_change_a_score(model):
+    alone = torch.cat(
+        [scores(model, queries().slice(q, q + 1), items(), pairs().slice(q, q + 1)) for q in range(Q)]
+    )
+    torch.testing.assert_close(alone, scores(model, queries(), items(), pairs()), atol=1e-5, rtol=1e-5)
+
+
+def test_padding_never_changes_a_score(model):
+    query, item = queries(), items()
+    wider = Batch({**item, "genres": torch.cat([item["genres"], torch.zeros(C, 2, dtype=torch.int64)], 1)})
+    longer = Batch({**query, "history": torch.cat([query["history"][:, :4], torch.zeros(Q, 2).long()], 1)})
+    shorter = Batch({**query, "history": query["history"][:, :4]})
+    torch.testing.assert_close(scores(model, query, wider, pairs()), scores(model, query, item, pairs()))
+    torch.testing.assert_close(scores(model, longer, item, pairs()), scores(model, shorter, item, pairs()))
+
+
+def test_masked_candidates_score_minus_infinity_and_change_no_other(model):
+    mask = torch.rand(Q, C, generator=torch.Generator().manual_seed(3)) < 0.5
+    out = scores(model, queries(), own(items()), pairs(), mask)
+    assert (out[~mask] == -torch.inf).all()
+    torch.testing.assert_close(out[mask], scores(model, queries(), own(items()), pairs())[mask])
+
+
+def test_item_rep_is_what_the_spec_says(model):
+    rep = model.encode_item(items())
+    specs = {spec.name: spec for spec in model.item_specs()}
+    assert rep.keys() == specs.keys()
+    for name, tensor in rep.items():
+        assert tuple(tensor.shape[1:]) == specs[name].shape
+        assert str(tensor.dtype) == f"torch.{specs[name].dtype}"
+    assert model.bytes_per_item == sum(t[0].numel() * t.element_size() for t in rep.values())
+
+
+def test_unseen_ids_and_missing_values_score_finite(model):
+    query = Batch({**queries(), "user": torch.ones(Q).long(), "history": torch.zeros(Q, 6).long()})
+    item = Batch({**items(), "movie": torch.ones(C).long(), "genres": torch.zeros(C, 3).long()})
+    assert scores(model, query, item, pairs()).isfinite().all()
+
+
+def test_an_empty_candidate_list_gives_an_empty_score(model):
+    none = items().take(torch.empty(Q, 0, dtype=torch.int64))
+    assert scores(model, queries(), none, pairs(Q, 0)).shape == (Q, 0)
+
+
+def test_save_and_load_give_the_same_bytes_of_output(named, tmp_path):
+    name, model = named
+    save_model(model, name, tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.digest() == model.digest()
+    assert torch.equal(
+        scores(loaded, queries(), items(), pairs()), scores(model, queries(), items(), pairs())
+    )
+
+
+def test_every_parameter_learns(model):
+    model.train()
+    loss = model.score(model.encode_query(queries()), model.encode_item(own(items())), pairs()).square().sum()
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} is dead"
+
+
+SEQUENCE = [config for name, config in MODELS if name == "two-tower" and "history" in config]
+
+
+@pytest.mark.parametrize("config", SEQUENCE, ids=str)
+def test_every_place_of_a_sequence_answers_as_if_the_history_ended_there(config):
+    torch.manual_seed(0)
+    model = make_model("two-tower", SPEC, config).eval()
+    query = queries()
+    at = query["history"] != 0
+    with torch.inference_mode():
+        places = model.encode_places(query, at)
+        row, place = at.nonzero(as_tuple=True)
+        for t in range(len(row)):
+            cut = query["history"][row[t]].clone()
+            cut[place[t] + 1 :] = 0
+            one = Batch({**query.slice(int(row[t]), int(row[t]) + 1), "history": cut[None]})
+            single = model.encode_query(one)
+            torch.testing.assert_close(places["vector"][t], single["vector"][0], atol=1e-5, rtol=1e-5)
