@@ -154,7 +154,7 @@ def open_artefact(
     found = _read(directory)
     kinds = (kind,) if isinstance(kind, str) else kind
     if found.kind not in kinds:
-        raise MismatchError(f"{directory}: holds a {found.kind}, expected a {' or '.join(kinds)}")
+        raise MismatchError(f"{directory}: holds: {found.kind}, expected: {' or '.join(kinds)}")
     if expect is not None and found.produced_by != expect:
         raise MismatchError(
             f"{directory}: this {found.kind} was produced by {found.produced_by[:12]}, expected "

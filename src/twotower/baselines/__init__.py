@@ -1,0 +1,1 @@
+"""Retrievers without gradients: what every trained model has to beat."""

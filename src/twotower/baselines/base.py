@@ -1,0 +1,94 @@
+"""What every baseline promises, and the search they share.
+
+Shape letters: Q queries, N items of the catalogue at fit time, K results.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from twotower.errors import ConfigError, DataError
+from twotower.scores.catalogue import top_k_of
+from twotower.types import Candidates, Ragged
+
+SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+
+
+class Baseline(ABC):
+    """Learns from who interacted with what; scores every item for a query by the query's history.
+
+    Nothing is known of a query but its history, so queries that were not there at fit time are served like
+    all others. Items that were not there at fit time (and `NO_ITEM`) say nothing in a history and are never
+    returned.
+    """
+
+    n_items: int = 0
+
+    def fit(self, interactions: Ragged, n_items: int, times: Tensor | None = None) -> Self:
+        """Learn from the training range.
+
+        Parameters
+        ----------
+        interactions
+            Keys of the items each query interacted with before the cut; repetitions are allowed.
+        n_items
+            Size N of the catalogue; keys are 0 .. N-1.
+        times
+            Seconds, one per value of ``interactions``; only what looks at the clock needs them.
+
+        Raises
+        ------
+        DataError
+            A key outside the catalogue, or not a single interaction.
+        """
+        if len(interactions.values) == 0:
+            raise DataError("there is no interaction to learn from", remedy="check the split and the label")
+        low, high = int(interactions.values.min()), int(interactions.values.max())
+        if low < 0 or high >= n_items:
+            raise DataError(f"item keys {low} to {high} do not lie in a catalogue of {n_items} items")
+        if times is not None and times.shape != interactions.values.shape:
+            raise ConfigError(
+                f"{len(interactions.values)} interactions, but times of shape {tuple(times.shape)}"
+            )
+        self.n_items = n_items
+        self._fit(interactions, times)
+        return self
+
+    def scores(self, history: Ragged) -> Tensor:
+        """Score of every item for every query, (Q, N) float32; seen items are not masked."""
+        if self.n_items == 0:
+            raise ConfigError(f"{type(self).__name__} has learned nothing yet: call fit first")
+        known = (history.values >= 0) & (history.values < self.n_items)
+        kept = torch.bincount(history.row_of_value()[known], minlength=len(history))
+        return self._scores(Ragged(history.values[known], torch.cat([kept.new_zeros(1), kept.cumsum(0)])))
+
+    def search(self, history: Ragged, k: int, exclude: Ragged | None = None) -> Candidates:
+        """The k best items for each history, (Q, k), best first, ties by smaller key.
+
+        ``exclude`` holds keys per query that must not come back, such as those of the history itself.
+        """
+        if exclude is not None and len(exclude) != len(history):
+            raise ConfigError(f"exclude has {len(exclude)} rows for {len(history)} histories")
+        step = max(1, SCORES_AT_ONCE // max(1, self.n_items))
+        found = []
+        for start in range(0, max(1, len(history)), step):
+            rows = torch.arange(start, min(start + step, len(history)))
+            scores = self.scores(history.take(rows))
+            gone = None if exclude is None else exclude.take(rows)
+            found.append(top_k_of(partial(_columns, scores), len(rows), self.n_items, k, exclude=gone))
+        return Candidates(torch.cat([c.keys for c in found]), torch.cat([c.scores for c in found]))
+
+    @abstractmethod
+    def _fit(self, interactions: Ragged, times: Tensor | None) -> None: ...
+
+    @abstractmethod
+    def _scores(self, history: Ragged) -> Tensor: ...
+
+
+def _columns(scores: Tensor, start: int, stop: int) -> Tensor:
+    return scores[:, start:stop]

@@ -1,0 +1,1 @@
+"""Stages as values that compose into one funnel."""

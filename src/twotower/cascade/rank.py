@@ -1,0 +1,50 @@
+"""A later stage: a model scores the candidates it is handed and keeps the best."""
+
+from __future__ import annotations
+
+import torch
+
+from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
+from twotower.errors import ConfigError, MismatchError
+from twotower.index.item_table import ItemTable
+from twotower.models.base import Model
+from twotower.types import Candidates
+
+
+class Rank(Stage):
+    """Encode the query once, take the candidates' item representations from the table, score, sort."""
+
+    def __init__(
+        self, model: Model, table: ItemTable, k: int = 50, name: str = "rank", pairs_at_once: int = 65_536
+    ) -> None:
+        if table.produced_by != model.digest():
+            raise MismatchError(
+                f"the item table was built by model {table.produced_by}, "
+                f"this one is {model.digest()}; rebuild the table"
+            )
+        super().__init__(name, k)
+        self.model, self.table, self.pairs_at_once = model.eval(), table, pairs_at_once
+
+    @torch.inference_mode()
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        if candidates is None:
+            raise ConfigError(
+                f"stage {self.name!r} ranks candidates, but stands first; put a retriever before it"
+            )
+        Q, K = candidates.keys.shape
+        if K == 0:
+            return rank_pair(self.name, no_candidates(Q))
+        rows = max(1, self.pairs_at_once // K)
+        scores = torch.cat([self._scores(request, candidates, s, s + rows) for s in range(0, Q, rows)])
+        ranked = Candidates(candidates.keys, scores.float(), candidates.pair).sorted().best(max(k, 0))
+        return rank_pair(self.name, ranked)
+
+    def _scores(self, request: Request, candidates: Candidates, start: int, stop: int) -> torch.Tensor:
+        query = self.model.encode_query(request.query.slice(start, stop))
+        item = self.table.take(candidates.keys[start:stop])
+        mask = candidates.mask[start:stop]
+        return self.model.score(query, item, candidates.pair.slice(start, stop), mask)
+
+    @property
+    def bytes_per_item(self) -> float:
+        return self.table.bytes_per_item

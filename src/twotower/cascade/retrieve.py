@@ -1,0 +1,60 @@
+"""The first stage: from the whole catalogue to a few hundred candidates."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from twotower.cascade.stage import Request, Stage, rank_pair
+from twotower.errors import ConfigError, MismatchError
+from twotower.index.base import Index
+from twotower.models.base import Model
+from twotower.types import Candidates, Ragged
+
+
+class Retrieve(Stage):
+    """The query tower and an index over the item vectors of the same model."""
+
+    def __init__(self, model: Model, index: Index, k: int = 500, name: str = "retrieve") -> None:
+        if model.kind != "dot":
+            raise ConfigError(f"only a dot model retrieves; {type(model).__name__} is {model.kind!r}")
+        if index.produced_by != model.digest():
+            raise MismatchError(
+                f"the index was built by model {index.produced_by}, "
+                f"this one is {model.digest()}; rebuild the index"
+            )
+        super().__init__(name, k)
+        self.model, self.index = model.eval(), index
+
+    @torch.inference_mode()
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        vectors = self.model.encode_query(request.query)["vector"]
+        return rank_pair(self.name, self.index.search(vectors, k, request.exclude))
+
+    @property
+    def bytes_per_item(self) -> float:
+        return self.index.bytes_per_item
+
+
+class Source(Protocol):
+    """Anything that answers a history of items with items: every baseline does."""
+
+    def search(self, history: Ragged, k: int, exclude: Ragged | None) -> Candidates: ...
+
+
+class RetrieveFrom(Stage):
+    """Candidates from a source that knows items only (popularity, ItemKNN, EASE, ...)."""
+
+    def __init__(self, source: Source, k: int = 500, name: str = "retrieve") -> None:
+        super().__init__(name, k)
+        self.source = source
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        if request.history is None:
+            raise ConfigError(f"stage {self.name!r} retrieves from histories, and the request has none")
+        return rank_pair(self.name, self.source.search(request.history, k, request.exclude))
+
+    @property
+    def bytes_per_item(self) -> float:
+        return 0

@@ -1,0 +1,90 @@
+"""What a stage is asked and what it promises.
+
+Letters: Q queries of one request, K candidates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from twotower.types import Batch, Candidates, Ragged
+
+if TYPE_CHECKING:
+    from twotower.cascade.cascade import Cascade
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: Q encoded queries, and what must not be shown to each.
+
+    ``query`` holds encoded columns (Q, ...), the history included; ``history`` the raw item keys of each
+    query's past, oldest first, for sources that work on items alone; ``depths`` overrides a stage's k by
+    the stage's name, for this request only.
+    """
+
+    query: Batch
+    history: Ragged | None = None
+    exclude: Ragged | None = None
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.query.rows if self.query else len(self.history or ())
+
+    def rows(self, start: int, stop: int) -> Request:
+        """The queries start..stop as a request of their own."""
+        rows = torch.arange(start, min(stop, len(self)))
+        return Request(
+            self.query.slice(start, stop),
+            None if self.history is None else self.history.take(rows),
+            None if self.exclude is None else self.exclude.take(rows),
+            self.depths,
+        )
+
+
+class Stage(ABC):
+    """Takes candidates, returns the best k of them, best first; equal scores by rising key.
+
+    Only a retriever invents candidates. A stage returns no more than it was given or asked for, and works on
+    an empty candidate list.
+    """
+
+    def __init__(self, name: str, k: int) -> None:
+        self.name, self.k = name, k
+
+    @abstractmethod
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        """The best ``k`` for each query. ``candidates`` is None for the first stage."""
+
+    @property
+    @abstractmethod
+    def bytes_per_item(self) -> float:
+        """What the stage keeps in memory for each item of the catalogue."""
+
+    def depth(self, request: Request) -> int:
+        return request.depths.get(self.name, self.k)
+
+    def __rshift__(self, other: Stage | Cascade) -> Cascade:
+        from twotower.cascade.cascade import Cascade
+
+        return Cascade(self) >> other
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.k})"
+
+
+def rank_pair(name: str, candidates: Candidates) -> Candidates:
+    """Hand the stage's score and rank (from 0) to later stages: ``<name>_score`` and ``<name>_rank``."""
+    rank = torch.arange(candidates.keys.shape[1], device=candidates.keys.device)
+    scores = candidates.scores.masked_fill(~candidates.mask, 0.0)  # an empty slot must not poison an average
+    return candidates.with_pair(**{f"{name}_score": scores, f"{name}_rank": rank.expand_as(scores).float()})
+
+
+def no_candidates(queries: int, device: torch.device | str = "cpu") -> Candidates:
+    keys: Tensor = torch.empty(queries, 0, dtype=torch.int64, device=device)
+    return Candidates(keys, torch.empty(queries, 0, device=device))

@@ -1,0 +1,74 @@
+"""What a funnel is asked, and what would have been right: queries, their past, their held-out items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twotower.types import Batch, Ragged
+
+
+@dataclass(frozen=True)
+class Task:
+    """Q queries as of one moment: the past is known, the held-out items are to be found.
+
+    An item seen in any way before the moment is masked in every result and cannot be relevant: such items
+    leave the denominator. Queries left without a relevant item are not in the task, but are counted.
+    """
+
+    query_keys: Tensor  # (Q,)
+    query: Batch  # encoded query columns (Q, ...), the history included
+    history: Ragged  # keys of the items that make the history, oldest first
+    seen: Ragged  # keys that must not be shown again
+    relevant: Ragged  # held-out positive item keys, not seen before
+    already_seen: int  # held-out positives that left because they were seen
+    without_relevant: int  # queries of the held-out part that have none left
+
+    def __len__(self) -> int:
+        return len(self.query_keys)
+
+    def take(self, rows: Tensor) -> Task:
+        """Chosen queries as a task of their own."""
+        return Task(
+            self.query_keys[rows],
+            self.query.take(rows),
+            self.history.take(rows),
+            self.seen.take(rows),
+            self.relevant.take(rows),
+            self.already_seen,
+            self.without_relevant,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self):,} queries, {len(self.relevant.values):,} relevant items; left out: "
+            f"{self.already_seen:,} held-out positives seen before, "
+            f"{self.without_relevant:,} queries without a relevant item"
+        )
+
+
+def make_task(
+    query_keys: Tensor, query: Batch, history: Ragged, seen: Ragged, held_out: Ragged, n_items: int
+) -> Task:
+    """Build a task; row i of every argument is query ``query_keys[i]``.
+
+    ``held_out`` holds the positive item keys of the held-out part. Seen ones and duplicates leave here.
+    """
+    wanted = _unique(held_out, n_items)
+    pair = wanted.row_of_value() * n_items + wanted.values
+    known = torch.isin(pair, seen.row_of_value() * n_items + seen.values)
+    row = wanted.row_of_value()[~known]
+    counts = torch.bincount(row, minlength=len(wanted))
+    relevant = Ragged(wanted.values[~known], torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+    keep = (counts > 0).nonzero()[:, 0]
+    task = Task(query_keys, query, history, seen, relevant, int(known.sum()), int((counts == 0).sum()))
+    return task.take(keep)
+
+
+def _unique(lists: Ragged, n_items: int) -> Ragged:
+    """Each row's values once, rising."""
+    pair = torch.unique(lists.row_of_value() * n_items + lists.values)
+    counts = torch.bincount(pair // n_items, minlength=len(lists))
+    return Ragged(pair % n_items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))

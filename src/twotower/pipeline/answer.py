@@ -1,0 +1,129 @@
+"""Answer for one query from a finished run: known by id, or described by its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.stage import Request
+from twotower.cascade.trace import Trace
+from twotower.errors import ConfigError
+from twotower.metrics.table import Column, Table
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.prepared import Prepared
+from twotower.types import Batch, Ragged
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Items best first, with their texts and the score each stage gave them."""
+
+    who: str
+    items: pl.DataFrame  # rank, item id, text fields, one score per stage
+    trace: Trace
+
+    def plain(self) -> dict[str, Any]:
+        steps = [
+            {"stage": s.stage, "in": s.n_in, "out": s.n_out, "ms": round(s.took_ms, 3)}
+            for s in self.trace.steps
+        ]
+        return {"query": self.who, "items": self.items.to_dicts(), "trace": steps}
+
+    def text(self) -> str:
+        table = Table(tuple(Column(name) for name in self.items.columns), tuple(self.items.rows()))
+        return f"{self.who}\n{table.text()}\n\n{self.trace}"
+
+
+class Answerer:
+    """A loaded cascade with the catalogue and the histories behind it."""
+
+    def __init__(self, prepared: Prepared, cascade: Cascade) -> None:
+        self.prepared, self.cascade = prepared, cascade
+        self.events = prepared.dataset.events
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Answerer:
+        pipeline = Pipeline.open(directory)
+        cascade = pipeline.cascade()
+        if cascade is None:
+            raise ConfigError(f"{directory}: the recipe has no cascade to answer with")
+        return cls(pipeline.prepared, cascade)
+
+    def answer(
+        self,
+        *,
+        user: str | int | None = None,
+        features: Mapping[str, Any] | None = None,
+        history: Sequence[str | int] = (),
+        k: int = 10,
+        depths: Mapping[str, int] | None = None,
+    ) -> Answer:
+        """The k best items for a known id, or for the features and history of someone unseen.
+
+        A known query's history is everything in the data, and what it has seen is not shown again.
+
+        Raises
+        ------
+        ConfigError
+            Neither or both of user and features, an unknown id or field, or an unknown stage in ``depths``.
+        """
+        if (user is None) == (features is None):
+            raise ConfigError("name a known user, or give the features of an unseen one")
+        if user is not None and history:
+            raise ConfigError("a known user's history is known; give a history only with features")
+        request, who = self._known(user) if user is not None else self._unseen(features or {}, history)
+        last = self.cascade.stages[-1].name
+        chosen = (
+            {stage.name: max(stage.k, k) for stage in self.cascade.stages} | {last: k} | dict(depths or {})
+        )
+        candidates, trace = self.cascade(Request(request.query, request.history, request.exclude, chosen))
+        best = candidates.best(k)
+        real = best.mask[0]
+        keys = best.keys[0][real].numpy()
+        schema = self.prepared.dataset.schema
+        texts = [f.name for f in schema.having(kind="text", role="item")]
+        items = self.prepared.dataset.items.select(schema.item, *texts)[keys]
+        scores = {
+            f"{s.name} score": best.pair[f"{s.name}_score"][0][real].numpy() for s in self.cascade.stages
+        }
+        items = items.with_columns(pl.Series(name, values) for name, values in scores.items())
+        return Answer(who, items.with_row_index("rank", offset=1), trace)
+
+    def _known(self, user: str | int) -> tuple[Request, str]:
+        prepared = self.prepared
+        schema = prepared.dataset.schema
+        key = prepared.dataset.query_catalogue.keys(pl.Series([str(user)]))
+        if key[0] < 0:
+            raise ConfigError(
+                f"no {schema.query} has the id {user!r}; describe an unseen one with its features instead"
+            )
+        keys = torch.from_numpy(key.copy())
+        own = self.events.filter(pl.col(schema.query) == prepared.dataset.query_catalogue.ids(key)[0])
+        seen = prepared.history(own, prepared.recipe.evaluate.seen).seen().take(keys)
+        history = prepared.history(own, "positive").lists().take(keys)
+        return Request(prepared.request_columns(keys, own), history, seen), f"{schema.query} {user}"
+
+    def _unseen(self, features: Mapping[str, Any], history: Sequence[str | int]) -> tuple[Request, str]:
+        prepared = self.prepared
+        catalogue = prepared.dataset.item_catalogue
+        ids = pl.Series([str(item) for item in history], dtype=pl.String)
+        keys = torch.from_numpy(catalogue.keys(ids).copy())
+        if (keys < 0).any():
+            unknown = [str(i) for i, key in zip(history, keys.tolist(), strict=True) if key < 0]
+            raise ConfigError(f"the catalogue holds no {catalogue.name} {', '.join(unknown)}")
+        query = prepared.features.encode_request(features)
+        past = prepared.recipe.history
+        if past is not None:
+            index = prepared.features.item_index_of_keys(prepared.dataset.items)
+            recent = index[keys[-past.max_length :]]
+            column = torch.zeros(1, past.max_length, dtype=torch.int64)
+            column[0, : len(recent)] = recent
+            query = Batch({**query, past.name: column})
+        own = Ragged(keys, torch.tensor([0, len(keys)]))
+        return Request(query, own, own), "unseen query"

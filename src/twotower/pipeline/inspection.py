@@ -1,0 +1,45 @@
+"""What a run directory holds, as data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from twotower.errors import StorageError
+from twotower.pipeline.workspace import Workspace
+
+
+def inspect_run(directory: Path) -> dict[str, Any]:
+    """Steps done, data and split, models with their sizes, and the last results."""
+    space = Workspace(directory)
+    recipe = space.recipe()
+    about: dict[str, Any] = {"run": recipe.name, "steps done": sorted(space.finished())}
+    if (space.data / "dataset.json").exists():
+        dataset = _read(space.data / "dataset.json")
+        about["data"] = {
+            "name": dataset["name"],
+            "fields": [f"{f['name']} ({f['kind']}, {f['role']})" for f in dataset["schema"]["fields"]],
+            "notes": dataset["notes"],
+            "split": _read(space.data / "leakage.json"),
+        }
+    about["models"] = {
+        name: {
+            **{key: value for key, value in _read(space.model(name) / "model.json").items() if key != "spec"},
+            "training": {k: v for k, v in _read(space.model(name) / "result.json").items() if k != "history"},
+            "size_mb": round((space.model(name) / "model.safetensors").stat().st_size / 2**20, 3),
+        }
+        for name in recipe.models
+        if (space.model(name) / "result.json").exists()
+    }
+    if (space.results / "report.json").exists():
+        about["results"] = _read(space.results / "report.json")
+    return about
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: not readable: {error}") from error
+    return plain

@@ -1,0 +1,215 @@
+"""Train one model of a recipe: its batches, its objective, and what it is chosen by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from twotower.cascade.cascade import Cascade
+from twotower.data.batches import EventBatches, Examples, ListBatches
+from twotower.data.hashing import stable_hash
+from twotower.data.sequences import SequenceBatches
+from twotower.errors import ConfigError, DataError
+from twotower.evaluate.experiment import joined, request_of
+from twotower.evaluate.task import Task
+from twotower.index.exact import ExactIndex
+from twotower.metrics.ranking import average, evaluate
+from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
+from twotower.models.base import Model
+from twotower.models.catalogue import make_model
+from twotower.pipeline.prepared import Prepared
+from twotower.train.events import Listener, silent
+from twotower.train.fit import FitResult, fit
+from twotower.train.objectives import ListsConfig, Objective, make_objective
+from twotower.train.protocols import BatchSource
+from twotower.types import Batch, Candidates
+
+Validate = Callable[[Model], dict[str, float]]
+
+
+def train_model(
+    prepared: Prepared,
+    name: str,
+    *,
+    before: Cascade | None = None,
+    directory: Path | None = None,
+    events: Listener = silent,
+) -> tuple[Model, FitResult]:
+    """Train ``recipe.models[name]``; ``before`` is the cascade whose lists a list-wise ranker learns from.
+
+    With a directory the training resumes where it was interrupted.
+    """
+    recipe = prepared.recipe
+    about = recipe.models[name]
+    torch_seed = recipe.seed + 1  # initialisation and batch order differ by seed, and from each other
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed)
+        model = make_model(about.model, prepared.spec(about.features), about.config)
+    objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed)
+    batches, validate = _source(prepared, name, model, objective, before)
+    settings = about.train.model_copy(update={"seed": recipe.seed})
+    result = fit(model, batches, objective, settings, validate=validate, directory=directory, events=events)
+    return model.cpu().eval(), result
+
+
+def _source(
+    prepared: Prepared, name: str, model: Model, objective: Objective, before: Cascade | None
+) -> tuple[BatchSource[Examples], Validate]:
+    """What the model reads, and how its epochs are compared."""
+    about, recipe = prepared.recipe.models[name], prepared.recipe
+    size, train = about.train.batch_size, prepared.split.train
+    if isinstance(about.objective, ListsConfig):
+        if before is None:
+            raise ConfigError(f"model {name!r} learns from lists, but no stage stands before it")
+        return _lists(prepared, before, about.objective, size)
+    past = prepared.past(train) if model.history is not None else None
+    if about.objective.kind == "pointwise":
+        source = EventBatches(
+            prepared.interactions(train), prepared.queries, batch_size=size, past=past, seed=recipe.seed
+        )
+        valid = LabelledEvents(prepared, prepared.split.valid, prepared.split.history("valid"))
+        return source, lambda model: valid.measure(model)
+    task = prepared.task("valid")
+    if not len(task):
+        raise DataError("the valid part has no positive to choose by", remedy="choose another split")
+
+    def by_ranking(model: Model) -> dict[str, float]:
+        return rank_catalogue(model, prepared.items, task)
+
+    sequences = about.batches == "sequences" or (about.batches == "auto" and past is not None)
+    if not sequences:
+        positives = prepared.positives(train)
+        return EventBatches(
+            positives, prepared.queries, batch_size=size, past=past, seed=recipe.seed
+        ), by_ranking
+    if past is None:
+        raise ConfigError(f"model {name!r}: batches: sequences needs a model with a history")
+    queries = prepared.request_columns(torch.arange(len(prepared.dataset.queries)), train)
+    queries = Batch((n, t) for n, t in queries.items() if n != past.name)
+    return SequenceBatches(past, queries, batch_size=size, windows="all", seed=recipe.seed), by_ranking
+
+
+def _lists(
+    prepared: Prepared, before: Cascade, config: ListsConfig, size: int
+) -> tuple[BatchSource[Examples], Validate]:
+    """The candidates the cascade serves to validation queries: most of them teach, the others choose."""
+    task = prepared.task("valid")
+    ids = prepared.dataset.query_catalogue.ids(task.query_keys.numpy())
+    share = torch.from_numpy((stable_hash(ids.cast(str)) % 1000).astype("int64")) / 1000
+    teach, choose = (share < config.share).nonzero()[:, 0], (share >= config.share).nonzero()[:, 0]
+    if not len(teach) or not len(choose):
+        raise DataError(f"{len(task)} validation queries are too few to learn from lists")
+    learn, select = task.take(teach), task.take(choose)
+    served = serve(before, learn)
+    source = ListBatches(
+        torch.arange(len(learn)),
+        served.keys,
+        learn.query,
+        batch_size=size,
+        labels=is_relevant(served.keys, learn).float(),
+        pair=served.pair,
+        seed=prepared.recipe.seed,
+    )
+    held = serve(before, select)
+
+    def by_lists(model: Model) -> dict[str, float]:
+        keys = rescore(model, prepared.items, select, held).keys
+        return {"nDCG@10": average(evaluate(keys, select.relevant, ["nDCG@10"])["nDCG@10"]).value}
+
+    return source, by_lists
+
+
+def serve(cascade: Cascade, task: Task, queries_at_once: int = 256) -> Candidates:
+    """The candidates the cascade hands on for every query of a task."""
+    request = request_of(task)
+    return joined(
+        [
+            cascade(request.rows(start, start + queries_at_once))[0]
+            for start in range(0, len(task), queries_at_once)
+        ]
+    )
+
+
+def is_relevant(keys: Tensor, task: Task) -> Tensor:
+    """(Q, K) bool: whether each candidate is a relevant item of its query."""
+    stride = int(max(keys.max(), task.relevant.values.max())) + 1 if keys.numel() else 1
+    wanted = task.relevant.row_of_value() * stride + task.relevant.values
+    row = torch.arange(len(keys))[:, None]
+    return torch.isin(row * stride + keys, wanted) & (keys >= 0)
+
+
+@torch.inference_mode()
+def rescore(
+    model: Model, items: Batch, task: Task, served: Candidates, queries_at_once: int = 64
+) -> Candidates:
+    """The served candidates in the order of a model that is still learning (no table yet)."""
+    device = next(model.parameters()).device
+    scores = []
+    for start in range(0, len(task), queries_at_once):
+        rows = slice(start, start + queries_at_once)
+        query = model.encode_query(task.query.slice(start, start + queries_at_once).to(device))
+        item = model.encode_item(items.take(served.keys[rows].clamp(min=0)).to(device))
+        pair = served.pair.slice(start, start + queries_at_once).to(device)
+        scores.append(model.score(query, item, pair, served.mask[rows].to(device)).float().cpu())
+    return Candidates(served.keys, torch.cat(scores)).sorted()
+
+
+@torch.inference_mode()
+def rank_catalogue(model: Model, items: Batch, task: Task, queries_at_once: int = 1024) -> dict[str, float]:
+    """nDCG@10 and R@10 of a dot model over the whole catalogue, seen items masked."""
+    if model.kind != "dot":
+        raise ConfigError(
+            f"{type(model).__name__} cannot rank the whole catalogue; train it on lists or pointwise"
+        )
+    device = next(model.parameters()).device
+    vectors = model.encode_item(items.to(device))["vector"].float().cpu()
+    index = ExactIndex.build(vectors, produced_by="training")
+    keys = []
+    for start in range(0, len(task), queries_at_once):
+        rows = torch.arange(start, min(start + queries_at_once, len(task)))
+        query = model.encode_query(task.query.take(rows).to(device))["vector"].float().cpu()
+        keys.append(index.search(query, 10, task.seen.take(rows)).keys)
+    values = evaluate(torch.cat(keys), task.relevant, ["nDCG@10", "R@10"])
+    return {name: average(value).value for name, value in values.items()}
+
+
+class LabelledEvents:
+    """Labelled events, each with its query as it was before the event: for AUC, log loss, calibration."""
+
+    def __init__(
+        self, prepared: Prepared, events: pl.DataFrame, before: pl.DataFrame, rows: int = 8192
+    ) -> None:
+        self.prepared = prepared
+        labelled = prepared.interactions(events)
+        if labelled.labels is None or labelled.labels.min() == labelled.labels.max():
+            raise DataError("labelled events must hold both positives and negatives; check the positive rule")
+        self.labels: Tensor = labelled.labels
+        self.groups = labelled.query_keys
+        self.batches = EventBatches(
+            labelled, prepared.queries, batch_size=rows, past=prepared.past(before), shuffle=False
+        )
+
+    @torch.inference_mode()
+    def scores(self, model: Model) -> Tensor:
+        """(n,) logits in the order of the events."""
+        device = next(model.parameters()).device
+        parts = []
+        for examples in self.batches.epoch(0):
+            item = model.encode_item(self.prepared.items.take(examples.items[:, None]).to(device))
+            query = model.encode_query(examples.query.to(device))
+            parts.append(model.score(query, item)[:, 0].float().cpu())
+        return torch.cat(parts)
+
+    def measure(self, model: Model) -> dict[str, float]:
+        """AUC, log loss, AUC within queries, and calibration error of the scores as logits."""
+        scores = self.scores(model)
+        return {
+            "AUC": auc(scores, self.labels),
+            "log loss": log_loss(scores, self.labels),
+            "GAUC": grouped_auc(scores, self.labels, self.groups).by_impressions,
+            "ECE": calibration_error(scores.sigmoid(), self.labels),
+        }

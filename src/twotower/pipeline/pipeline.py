@@ -1,0 +1,287 @@
+"""From one recipe to a trained, evaluated cascade: prepare, train, evaluate, each restartable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from twotower.baselines.catalogue import make_baseline
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.rank import Rank
+from twotower.cascade.retrieve import Retrieve
+from twotower.cascade.stage import Stage
+from twotower.errors import StorageError
+from twotower.evaluate.experiment import run_cascade, run_source
+from twotower.evaluate.latency import measure_latency
+from twotower.evaluate.report import Report
+from twotower.evaluate.task import Task
+from twotower.evaluate.trec import write_qrels, write_run
+from twotower.index.build import build_index, load_index
+from twotower.index.item_table import ItemTable
+from twotower.models.base import Model
+from twotower.models.catalogue import load_model, save_model
+from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.recipe import Recipe, StageRecipe
+from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
+from twotower.train.events import JsonLines, Listener, all_of, silent
+from twotower.train.run import FitResult
+
+Say = Callable[[str], None]
+
+
+class Pipeline:
+    """A recipe, its data and a directory; every step is skipped while its inputs have not changed.
+
+    >>> pipeline = Pipeline(recipe, "runs/demo")                        # doctest: +SKIP
+    >>> print(pipeline.run().text())                                    # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: str | Path,
+        *,
+        data: str | Path | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        say: Say = lambda line: None,
+        events: Listener = silent,
+    ) -> None:
+        self.recipe, self.space = recipe, Workspace(directory)
+        self.path = None if data is None else Path(data)
+        self.on_error, self.say, self.events = on_error, say, events
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Pipeline:
+        """A run that exists, to ask or to evaluate; its data has been prepared."""
+        return cls(Workspace(directory).recipe(), directory)
+
+    def run(self) -> Report:
+        """All three steps."""
+        self.prepare()
+        self.train()
+        return self.evaluate()
+
+    # -- prepare ---------------------------------------------------------------------------------------
+
+    def prepare(self) -> Prepared:
+        """Read, split, fit the features, and say what the split may hide."""
+        mark = self._prepare_mark()
+        if not self.space.done("prepare", mark):
+            self.space.begin("prepare", self.space.data)
+            self.say(f"reading {self.recipe.data.reader} data" + (f" from {self.path}" if self.path else ""))
+            prepared = Prepared.make(self.recipe, self.path, self.on_error)
+            prepared.save(self.space.data)
+            self.space.write_recipe(self.recipe)
+            self.space.finish("prepare", mark)
+            self.__dict__["prepared"] = prepared
+        for note in (*self.prepared.dataset.notes, *self.prepared.features.notes):
+            self.say(f"  {note}")
+        self.say(str(self.prepared.leakage))
+        return self.prepared
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return Prepared.load(self.recipe, self.space.data)
+
+    def _prepare_mark(self) -> str:
+        """What the prepared data was made from; later steps, which are not told where, take it as it is."""
+        r = self.recipe
+        history = None if r.history is None else r.history.plain()
+        rules = fingerprint(r.data.plain(), r.fields, r.positive.plain(), r.split.plain(), history)
+        finished = self.space.finished().get("prepare", "")
+        if self.path is None and finished.startswith(rules):
+            return finished
+        return f"{rules}-{fingerprint(fingerprint_of_files(self.path), self.on_error)}"
+
+    # -- train -----------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Model]:
+        """Train the models in the order the cascade needs them, then build their tables and indexes."""
+        in_cascade = [stage.model for stage in self.recipe.cascade]
+        order = [*dict.fromkeys(in_cascade), *(n for n in self.recipe.models if n not in in_cascade)]
+        return {name: self._train_one(name) for name in order}
+
+    def _train_one(self, name: str) -> Model:
+        step, directory = f"train {name}", self.space.model(name)
+        mark = self._train_mark(name)
+        if self.space.done(step, mark):
+            self.say(f"{name}: trained already")
+            return self.model(name)
+        if self.space.finished().get(step) is not None:
+            self.space.begin(step, directory)  # made from other inputs: start over
+        about = self.recipe.models[name]
+        before = self._cascade_before(name) if about.objective.kind == "lists" else None
+        self.say(f"{name}: training {about.model} by {about.objective.kind}")
+        log = JsonLines(directory / "train.jsonl")
+        model, result = train_model(
+            self.prepared,
+            name,
+            before=before,
+            directory=directory / "training",
+            events=all_of(self.events, log),
+        )
+        save_model(model, about.model, directory)
+        write_text(directory / "result.json", json.dumps(_plain(result), indent=2))
+        self._build(name, model)
+        self.space.finish(step, mark)
+        return model
+
+    def _train_mark(self, name: str) -> str:
+        upstream = [self._train_mark(s.model) for s in self._stages_before(name)]
+        stages = [s.plain() for s in self.recipe.cascade if s.model == name or upstream]
+        return fingerprint(
+            self._prepare_mark(), self.recipe.models[name].plain(), self.recipe.seed, stages, upstream
+        )
+
+    def _build(self, name: str, model: Model) -> None:
+        """What serving keeps per item: the index of a retriever, the table of a ranker."""
+        items = self.prepared.items
+        for stage in self.recipe.cascade:
+            if stage.model != name:
+                continue
+            if stage.stage == "retrieve":
+                with torch.inference_mode():
+                    vectors = model.encode_item(items)["vector"].clone()
+                build_index(stage.index, vectors, produced_by=model.digest()).save(self.space.index(name))
+            else:
+                ItemTable.build(
+                    lambda keys: model.encode_item(items.take(keys)),
+                    self.prepared.n_items,
+                    model.item_specs(),
+                    model.digest(),
+                    directory=self.space.table(name),
+                )
+
+    def model(self, name: str) -> Model:
+        return load_model(self.space.model(name))
+
+    # -- the cascade -----------------------------------------------------------------------------------
+
+    def cascade(self) -> Cascade | None:
+        """The trained stages as one object; None when the recipe has no cascade."""
+        return Cascade(*map(self._stage, self.recipe.cascade)) if self.recipe.cascade else None
+
+    def _stages_before(self, name: str) -> tuple[StageRecipe, ...]:
+        """Stages before the first one that uses the model."""
+        models = [stage.model for stage in self.recipe.cascade]
+        return self.recipe.cascade[: models.index(name)] if name in models else ()
+
+    def _cascade_before(self, name: str) -> Cascade:
+        return Cascade(*map(self._stage, self._stages_before(name)))
+
+    def _stage(self, about: StageRecipe) -> Stage:
+        model = self.model(about.model)
+        same = [stage for stage in self.recipe.cascade if stage.stage == about.stage]
+        name = about.stage if len(same) == 1 else about.model
+        if about.stage == "retrieve":
+            return Retrieve(model, load_index(self.space.index(about.model), model.digest()), about.k, name)
+        return Rank(model, ItemTable.load(self.space.table(about.model), model.digest()), about.k, name)
+
+    # -- evaluate --------------------------------------------------------------------------------------
+
+    def evaluate(self) -> Report:
+        """The funnel and the baselines on the test part; results are written beside being returned."""
+        prepared, option = self.prepared, self.recipe.evaluate
+        cascade = self.cascade()
+        experiment, latency, baselines = None, {}, {}
+        notes = [self._split_note()]
+        if cascade is not None:
+            task = prepared.task("test")
+            self.say(f"evaluating {cascade} on {task}")
+            notes.append(str(task))
+            experiment = run_cascade(cascade, task, option.measures)
+            latency = measure_latency(cascade, task, requests=option.requests_timed)
+            baselines = self._baselines(task)
+            notes.append(
+                f"time: {option.requests_timed} single requests on one thread; baselines are fitted on every "
+                "event before the test part, the models on the training part only"
+            )
+            notes.append(f"intervals: paired bootstrap over queries, {option.samples:,} samples")
+        ratings = self._ratings()
+        notes.append(f"seed {self.recipe.seed}")
+        report = Report(
+            self.recipe.name,
+            experiment,
+            latency,
+            baselines,
+            ratings,
+            notes,
+            option.measures,
+            option.samples,
+            {"items": prepared.n_items, "queries": 0 if experiment is None else len(experiment.task)},
+        )
+        self._write(report)
+        return report
+
+    def _split_note(self) -> str:
+        """The protocol every number rests on, and how much of the test part the tie rule decided."""
+        test = self.prepared.leakage.parts["test"]
+        decided = (
+            f"; the row rule decides {test.decided_by_row:,.0f} test rows" if test.decided_by_row else ""
+        )
+        return f"split {self.recipe.split.kind}; order of events (time, row){decided}; seen items are masked"
+
+    def _baselines(self, task: Task) -> dict[str, dict[str, Tensor]]:
+        if not self.recipe.baselines:
+            return {}
+        prepared = self.prepared
+        history = prepared.history(prepared.split.history("test"), "positive")
+        k = self.recipe.cascade[0].k
+        found = {}
+        for about in self.recipe.baselines:
+            label, baseline = make_baseline(about.name, about.options)
+            self.say(f"baseline {label}")
+            baseline.fit(history.lists(), prepared.n_items, history.times)
+            found[label] = run_source(baseline, task, self.recipe.evaluate.measures, k)
+        return found
+
+    def _ratings(self) -> dict[str, dict[str, float]]:
+        """Rating measures of every model that was trained on labels."""
+        pointwise = [n for n, m in self.recipe.models.items() if m.objective.kind == "pointwise"]
+        if not pointwise:
+            return {}
+        split = self.prepared.split
+        events = LabelledEvents(self.prepared, split.test, split.history("test"))
+        return {name: events.measure(self.model(name)) for name in pointwise}
+
+    def _write(self, report: Report) -> None:
+        results = self.space.results
+        write_text(results / "report.json", json.dumps(report.plain(), indent=2))
+        write_text(results / "report.txt", report.text() + "\n")
+        if report.experiment is None:
+            return
+        task, last = report.experiment.task, report.experiment.stages[-1]
+        dataset = self.prepared.dataset
+        ids = dataset.query_catalogue.ids(task.query_keys.numpy())
+        columns = {
+            f"{stage.name} {name}": values.numpy()
+            for stage in report.experiment.stages
+            for name, values in stage.values.items()
+        } | {
+            f"{name} {measure}": values.numpy()
+            for name, found in report.baselines.items()
+            for measure, values in found.items()
+        }
+        try:
+            pl.DataFrame({dataset.schema.query: ids, **columns}).write_parquet(results / "per_query.parquet")
+        except OSError as error:
+            raise StorageError(f"{results}: could not be written: {error}") from error
+        words = ids.cast(pl.String)
+        write_run(results / "run.trec", words, last.output, dataset.item_catalogue, self.recipe.name)
+        write_qrels(results / "qrels.trec", words, task.relevant, dataset.item_catalogue)
+
+
+def _plain(result: FitResult) -> dict[str, Any]:
+    """A training result as JSON holds it; the path is the workspace's business."""
+    return {k: v for k, v in dataclasses.asdict(result).items() if k != "best_path"}

@@ -1,0 +1,107 @@
+"""The recipe: one YAML file that says what a run does. `Recipe` is its grammar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field as Option
+from pydantic import model_validator
+
+from twotower.config import Config, load_yaml
+from twotower.data.positives import Positive
+from twotower.data.readers import DataConfig
+from twotower.data.splits import SplitConfig
+from twotower.index.build import IndexConfig
+from twotower.train.objectives import ObjectiveConfig
+from twotower.train.settings import TrainSettings
+
+
+class HistoryOption(Config):
+    """The query's earlier items as one more query column."""
+
+    name: str = "history"
+    max_length: int = Option(50, ge=1)
+    events: Literal["positive", "all"] = Option("positive", description="which events make a history")
+
+
+class ModelRecipe(Config):
+    """One model: its class, its config, what it learns from and how."""
+
+    model: str = Option(description="a name of the catalogue, or package.module:Class for your own")
+    config: dict[str, Any] = Option(
+        default_factory=dict, description="checked against the model's own config"
+    )
+    features: tuple[str, ...] | None = Option(None, description="fields the model reads; default all")
+    batches: Literal["auto", "events", "sequences"] = Option(
+        "auto", description="softmax objectives: single events, or whole histories; auto: as the model reads"
+    )
+    objective: ObjectiveConfig
+    train: TrainSettings = TrainSettings()
+
+
+class StageRecipe(Config):
+    """One stage of the cascade."""
+
+    stage: Literal["retrieve", "rank"]
+    model: str = Option(description="a key of models:")
+    k: int = Option(ge=1, description="candidates handed on")
+    index: IndexConfig = IndexConfig()
+
+
+class BaselineRecipe(Config):
+    """A retriever without training, evaluated beside the cascade."""
+
+    name: Literal["popularity", "recent-popularity", "item-knn", "ease", "ials"]
+    options: dict[str, Any] = Option(default_factory=dict)
+
+
+class EvaluateOption(Config):
+    measures: tuple[str, ...] = Option(("nDCG@10", "R@10"), min_length=1)
+    seen: Literal["events", "positive"] = Option(
+        "events", description="what counts as seen: any event, or (impressions) only positive ones"
+    )
+    queries: Literal["all", "warm"] = Option(
+        "all", description="warm: only queries with a positive event before the held-out part"
+    )
+    requests_timed: int = Option(200, ge=1, description="single requests behind p50 and p99")
+    samples: int = Option(10_000, ge=100, description="bootstrap samples behind each interval")
+
+
+class Recipe(Config):
+    """All settings of a run. Everything has a default but the name, the data and the models."""
+
+    name: str = Option(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataConfig
+    fields: dict[str, dict[str, Any]] = Option(
+        default_factory=dict, description="changes to the reader's schema, such as movie: {dropout: 0.1}"
+    )
+    positive: Positive = Positive()
+    split: SplitConfig = SplitConfig()
+    history: HistoryOption | None = HistoryOption()
+    models: dict[str, ModelRecipe] = Option(min_length=1)
+    cascade: tuple[StageRecipe, ...] = ()
+    baselines: tuple[BaselineRecipe, ...] = ()
+    evaluate: EvaluateOption = EvaluateOption()
+    seed: int = Option(0, ge=0, description="initialisation and batch order; never the split")
+    threads: int = Option(0, ge=0, description="CPU threads of torch; 0 leaves torch's default")
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for number, stage in enumerate(self.cascade):
+            if stage.model not in self.models:
+                raise ValueError(
+                    f"stage {number} names the model {stage.model!r}; models: {sorted(self.models)}"
+                )
+            if (stage.stage == "retrieve") != (number == 0):
+                raise ValueError("a cascade starts with its one retrieve stage; every later stage ranks")
+        for name, model in self.models.items():
+            in_cascade = [number for number, stage in enumerate(self.cascade) if stage.model == name]
+            if model.objective.kind == "lists" and in_cascade[:1] in ([], [0]):
+                raise ValueError(f"model {name!r} learns from the lists of the stage before it, and has none")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read and check a recipe; an unknown key is an error that names the nearest known one."""
+        return cls.parse(load_yaml(path), where=str(path))

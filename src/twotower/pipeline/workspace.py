@@ -1,0 +1,103 @@
+"""The directory of a run: where each step writes, and which steps are done.
+
+<run>/recipe.yaml            the resolved recipe
+      data/                  prepared tables, features, golden rows
+      models/<name>/         weights, config, training log and snapshots
+      tables/<name>/         item table of a ranking model
+      index/<name>/          index of a retrieving model
+      results/               report, per-query values, run and qrels files
+      steps.json             what each finished step was made from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from twotower.config import dump_yaml
+from twotower.data.atomic import replacing
+from twotower.errors import StorageError
+from twotower.pipeline.recipe import Recipe
+
+
+class Workspace:
+    """Paths of a run, and a memory of finished steps: a step is skipped while its inputs stay the same."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.data = self.directory / "data"
+        self.results = self.directory / "results"
+
+    def model(self, name: str) -> Path:
+        return self.directory / "models" / name
+
+    def table(self, name: str) -> Path:
+        return self.directory / "tables" / name
+
+    def index(self, name: str) -> Path:
+        return self.directory / "index" / name
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_text(self.directory / "recipe.yaml", dump_yaml(recipe.plain()))
+
+    def recipe(self) -> Recipe:
+        path = self.directory / "recipe.yaml"
+        if not path.exists():
+            raise StorageError(
+                f"{self.directory}: no run here (recipe.yaml is missing); start one with: twotower run"
+            )
+        return Recipe.load(path)
+
+    def done(self, step: str, fingerprint: str) -> bool:
+        """Whether the step finished with exactly these inputs."""
+        return self._steps().get(step) == fingerprint
+
+    def begin(self, step: str, *paths: Path) -> None:
+        """Forget the step and remove what an earlier, different one left."""
+        steps = {name: mark for name, mark in self._steps().items() if name != step}
+        write_text(self.directory / "steps.json", json.dumps(steps, indent=2))
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def finish(self, step: str, fingerprint: str) -> None:
+        write_text(self.directory / "steps.json", json.dumps(self._steps() | {step: fingerprint}, indent=2))
+
+    def finished(self) -> dict[str, str]:
+        return self._steps()
+
+    def _steps(self) -> dict[str, str]:
+        try:
+            steps: dict[str, str] = json.loads((self.directory / "steps.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise StorageError(
+                f"{self.directory / 'steps.json'}: not readable ({error}); remove it"
+            ) from error
+        return steps
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash of plain data: equal inputs, equal mark."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint_of_files(path: Path | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files below a path: enough to see that the data changed."""
+    if path is None:
+        return []
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file at once: a reader sees the old or the new, never a half."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent}: could not be made: {error}") from error
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")

@@ -1,0 +1,255 @@
+"""What a model learns from a batch: the loss, and the candidates it is computed over.
+
+Letters: B rows of the batch, T targets (B, or the chosen places of B sequences), C shared candidates, K own
+candidates, N items.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field as Option
+from torch import Tensor
+from torch.nn import functional
+
+from twotower.config import Config
+from twotower.data.batches import Examples
+from twotower.data.negatives import InBatch as BatchNegatives
+from twotower.data.negatives import Mixed, Popularity
+from twotower.errors import ConfigError
+from twotower.losses.full_softmax import full_softmax, tiled_softmax
+from twotower.losses.logq import StreamingLogQ
+from twotower.losses.pairwise import bpr
+from twotower.losses.pointwise import bce
+from twotower.losses.softmax import sampled_softmax
+from twotower.models.base import Model, SequenceModel
+from twotower.types import NO_ITEM, Batch, Rep
+
+
+class PointwiseConfig(Config):
+    """Binary cross entropy on labelled events."""
+
+    kind: Literal["pointwise"] = "pointwise"
+
+
+class InBatchConfig(Config):
+    """Softmax over the items of the batch, corrected for their frequency (Yi et al., RecSys 2019)."""
+
+    kind: Literal["in-batch"] = "in-batch"
+    log_q: Literal["counts", "streaming", "none"] = "counts"
+    uniform: int = Option(0, ge=0, description="uniform negatives beside the batch (Yang et al., WWW 2020)")
+
+
+class SampledConfig(Config):
+    """Softmax over the target and sampled negatives, shared by the batch, or BPR against them."""
+
+    kind: Literal["sampled"] = "sampled"
+    negatives: int = Option(512, ge=1)
+    alpha: float = Option(0.0, ge=0, le=1, description="sample by popularity^alpha; 0 is uniform")
+    loss: Literal["softmax", "bpr"] = "softmax"
+
+
+class FullSoftmaxConfig(Config):
+    """Softmax over every item of the training range; never holds the whole logits matrix."""
+
+    kind: Literal["full-softmax"] = "full-softmax"
+
+
+class ListsConfig(Config):
+    """Softmax over the candidates that the stages before this model serve.
+
+    ``share`` of the validation queries teach, the others choose the epoch: the earlier stages have not been
+    trained on either, so the scores they hand over look as they will when serving.
+    """
+
+    kind: Literal["lists"] = "lists"
+    share: float = Option(0.8, gt=0, lt=1, description="validation queries to learn from; the rest select")
+
+
+ObjectiveConfig = Annotated[
+    PointwiseConfig | InBatchConfig | SampledConfig | FullSoftmaxConfig | ListsConfig,
+    Option(discriminator="kind"),
+]
+
+
+class Objective(ABC):
+    """Base: holds the encoded items; a call gives named losses whose sum is minimised."""
+
+    def __init__(self, items: Batch) -> None:
+        self.items = items  # (N, ...) by item key
+
+    @abstractmethod
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]: ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run must know; tensors only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        assert not state, sorted(state)
+
+    def encode(self, model: Model, keys: Tensor) -> Rep:
+        """Item reps for keys of any shape, on the model's device; the features stay where they are."""
+        return model.encode_item(self.items.take(keys.cpu()).to(keys.device))
+
+
+class Pointwise(Objective):
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        if examples.labels is None:
+            raise ConfigError(
+                "the pointwise objective needs labels; declare a positive rule or a label field"
+            )
+        query = model.encode_query(examples.query)
+        item = self.encode(model, examples.items[:, None])  # (B, 1, ...)
+        scores = model.score(query, item, examples.pair)[:, 0]
+        loss = bce(scores, examples.labels, examples.weights)
+        return {"bce": loss, **model.penalties(query, item, examples.query)}
+
+
+class Lists(Objective):
+    """Cross entropy between the labels, normalised per list, and the softmax of the scores (ListNet's top-1
+    form, Cao et al., ICML 2007). Lists without a positive teach nothing and weigh nothing."""
+
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        assert examples.labels is not None
+        mask = examples.items != NO_ITEM
+        query = model.encode_query(examples.query)
+        item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
+        scores = model.score(query, item, examples.pair, mask).float()
+        gains = examples.labels * mask
+        total = gains.sum(1)
+        logs = functional.log_softmax(scores, dim=1).masked_fill(~mask, 0.0)
+        each = -(gains * logs).sum(1) / total.clamp(min=1e-9)
+        taught = total > 0
+        loss = (each * taught).sum() / taught.sum().clamp(min=1)
+        return {"list": loss, **model.penalties(query, item, examples.query)}
+
+
+class _Softmax(Objective):
+    """Softmaxes over positives: events (B,) or the places of causal sequences (B, L)."""
+
+    def positives(self, model: Model, examples: Examples) -> tuple[Rep, Tensor, Tensor | None]:
+        """Query reps (T, ...), item keys (T,) and weights (T,) of the batch's positives."""
+        if examples.items.dim() == 1:
+            return model.encode_query(examples.query), examples.items, examples.weights
+        if not isinstance(model, SequenceModel):
+            raise ConfigError(f"{type(model).__name__} cannot learn from sequences; use an event objective")
+        at = examples.items != NO_ITEM
+        weights = None if examples.weights is None else examples.weights[at.nonzero()[:, 0]]
+        return model.encode_places(examples.query, at), examples.items[at], weights
+
+
+class InBatch(_Softmax):
+    """The other rows' items are the negatives; with ``uniform`` > 0 the catalogue sends some too."""
+
+    def __init__(self, items: Batch, counts: Tensor, config: InBatchConfig, seed: int) -> None:
+        super().__init__(items)
+        if config.uniform and config.log_q != "counts":
+            raise ConfigError("uniform negatives beside the batch need log_q: counts, for the mixture's q")
+        known = counts if config.log_q == "counts" else None
+        self.sampler = Mixed(counts, config.uniform) if config.uniform else BatchNegatives(known)
+        self.streaming = StreamingLogQ(4 * len(counts)) if config.log_q == "streaming" else None
+        self.draw = torch.Generator().manual_seed(seed)
+
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        query, keys, weights = self.positives(model, examples)
+        drawn = self.sampler.sample(keys.cpu(), self.draw)
+        candidates, log_q = drawn.keys.to(keys.device), drawn.log_q
+        if self.streaming is not None:
+            self.streaming.update(keys.cpu())
+            log_q = self.streaming(keys.cpu())
+        log_q = log_q.to(keys.device)
+        item = self.encode(model, candidates)
+        if model.kind == "dot":
+            loss = tiled_softmax(
+                query["vector"], item["vector"], log_q=log_q, item_keys=candidates, weight=weights
+            )
+        else:
+            loss = sampled_softmax(
+                model.score(query, item), log_q=log_q, item_keys=candidates, weight=weights
+            )
+        return {"softmax": loss, **model.penalties(query, item, examples.query)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"draw": self.draw.get_state()}
+        if self.streaming is not None:
+            state |= {f"streaming.{k}": v for k, v in self.streaming.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.draw.set_state(state["draw"])
+        if self.streaming is not None:
+            name = "streaming."
+            own = {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
+            self.streaming.load_state_dict(own)
+
+
+class Sampled(_Softmax):
+    """One pool of negatives for the whole batch: its cost does not grow with the catalogue."""
+
+    def __init__(self, items: Batch, counts: Tensor, config: SampledConfig, seed: int) -> None:
+        super().__init__(items)
+        self.loss = config.loss
+        self.sampler = Popularity(counts, config.negatives, config.alpha, layout="shared")
+        self.draw = torch.Generator().manual_seed(seed)
+
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        query, keys, weights = self.positives(model, examples)
+        drawn = self.sampler.sample(keys.cpu(), self.draw)
+        negatives, T = drawn.keys.to(keys.device), len(keys)
+        item = self.encode(model, torch.cat([keys, negatives]))
+        positive = model.score(query, Rep((n, t[:T, None]) for n, t in item.items()))  # (T, 1)
+        shared = model.score(query, Rep((n, t[T:]) for n, t in item.items()))  # (T, C)
+        if self.loss == "bpr":
+            loss = bpr(positive[:, 0], shared.masked_fill(drawn.hits(keys), -torch.inf), weights)
+        else:
+            pool = torch.cat([keys[:, None], negatives.expand(T, -1)], 1)
+            loss = sampled_softmax(
+                torch.cat([positive, shared], 1),
+                torch.zeros_like(keys),
+                log_q=self.sampler.log_q(pool),
+                item_keys=pool,
+                weight=weights,
+            )
+        return {self.loss: loss, **model.penalties(query, item, examples.query)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"draw": self.draw.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.draw.set_state(state["draw"])
+
+
+class FullSoftmax(_Softmax):
+    def __init__(self, items: Batch, counts: Tensor) -> None:
+        super().__init__(items)
+        self.trained = counts.nonzero()[:, 0]  # an item without a training event is no negative either
+        self.place = torch.full((len(counts),), NO_ITEM)
+        self.place[self.trained] = torch.arange(len(self.trained))
+
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        if model.kind != "dot":
+            raise ConfigError(f"full-softmax needs a dot model; {type(model).__name__} is {model.kind!r}")
+        query, keys, weights = self.positives(model, examples)
+        item = self.encode(model, self.trained.to(keys.device))
+        target = self.place[keys.cpu()].to(keys.device)
+        loss = full_softmax(query["vector"], item["vector"], target, weight=weights)
+        return {"softmax": loss, **model.penalties(query, item, examples.query)}
+
+
+def make_objective(config: Any, items: Batch, counts: Tensor, seed: int) -> Objective:
+    """``items`` (N, ...) encoded item columns by key; ``counts`` (N,) positives per item in training."""
+    match config:
+        case PointwiseConfig():
+            return Pointwise(items)
+        case ListsConfig():
+            return Lists(items)
+        case InBatchConfig():
+            return InBatch(items, counts, config, seed)
+        case SampledConfig():
+            return Sampled(items, counts, config, seed)
+        case FullSoftmaxConfig():
+            return FullSoftmax(items, counts)
+    raise ConfigError(f"no objective is described by {type(config).__name__}")
