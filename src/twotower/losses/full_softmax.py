@@ -26,6 +26,8 @@ from twotower.losses.softmax import (
 
 TILE_BYTES = 2**22
 """Logits held at once: as much as a core's caches and their share of the next level keep at hand."""
+MIN_TILE_ROWS = 64
+"""A tile reads all items and their gradients once: with fewer rows that costs more than it saves."""
 
 
 def full_softmax(
@@ -174,7 +176,9 @@ class _TiledCrossEntropy(torch.autograd.Function):
         needs_gradient: bool,
     ) -> Tensor:
         rows, columns = len(query), len(item)
-        tile_rows = min(rows, tile_rows or max(16, TILE_BYTES // (dtype.itemsize * max(1, columns))))
+        tile_rows = min(
+            rows, tile_rows or max(MIN_TILE_ROWS, TILE_BYTES // (dtype.itemsize * max(1, columns)))
+        )
         with torch.autocast(query.device.type, enabled=False):
             query_short, item_short = query.to(dtype), item.to(dtype)
             buffer = query_short.new_empty(tile_rows, columns)

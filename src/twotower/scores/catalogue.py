@@ -20,6 +20,8 @@ ScoreChunk = Callable[[int, int], Tensor]
 
 BLOCK = 64
 """Items whose maximum stands for them while looking for the best; a few cache lines of scores."""
+ITEMS_AT_ONCE = 2**17
+"""Items that one chunk should reach, before more queries join the round."""
 
 
 def top_k(
@@ -29,7 +31,7 @@ def top_k(
     *,
     exclude: Ragged | None = None,
     mask: Tensor | None = None,
-    memory_mb: float = 64.0,
+    memory_mb: float = 32.0,
 ) -> Candidates:
     """The k items of highest inner product for each query; keys are the rows of ``item``.
 
@@ -64,7 +66,7 @@ def top_k_of(
     k: int,
     *,
     exclude: Ragged | None = None,
-    memory_mb: float = 64.0,
+    memory_mb: float = 32.0,
     fresh: bool = False,
 ) -> Candidates:
     """The k best of all items by any scorer: ``score(start, stop)`` gives (Q, stop - start).
@@ -123,9 +125,8 @@ def chunks(n_queries: int, n_items: int, memory_mb: float) -> list[tuple[int, in
 
 
 def _queries_at_once(n_queries: int, n_items: int, memory_mb: float) -> int:
-    """Queries per round: few enough that a chunk of items is worth a matrix product."""
-    worthwhile = min(max(1, n_items), 16_384)
-    return max(1, min(n_queries, int(memory_mb * 2**20) // (4 * worthwhile)))
+    """Queries per round: few, so that a chunk holds many items and there is little to merge."""
+    return max(1, min(n_queries, int(memory_mb * 2**20) // (4 * min(max(1, n_items), ITEMS_AT_ONCE))))
 
 
 def _best_columns(scores: Tensor, k: int) -> Tensor:
