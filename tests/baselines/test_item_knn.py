@@ -1,0 +1,48 @@
+"""ItemKNN against the formula, written with loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from twotower.baselines import item_knn
+from twotower.baselines.item_knn import ItemKNN
+from twotower.errors import ConfigError
+from twotower.types import Ragged
+
+pytest.importorskip("scipy")
+
+
+def naive(rows: list[list[int]], n: int, k: int, shrinkage: float, history: list[int]) -> list[float]:
+    users = [{u for u, row in enumerate(rows) if i in row} for i in range(n)]
+    scores = []
+    for i in range(n):
+        similar = {
+            j: len(users[i] & users[j]) / (math.sqrt(len(users[i]) * len(users[j])) + shrinkage)
+            for j in range(n)
+            if j != i and users[i] & users[j]
+        }
+        nearest = sorted(similar, key=lambda j: (-similar[j], j))[:k]
+        scores.append(sum(similar[j] for j in nearest if j in history))
+    return scores
+
+
+@pytest.mark.parametrize("block", [1, 3, 1024])
+@pytest.mark.parametrize(("k", "shrinkage"), [(1, 0.0), (2, 10.0), (3, 0.5), (100, 2.0)])
+def test_equals_the_formula(block: int, k: int, shrinkage: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_knn, "ITEMS_AT_ONCE", block)
+    generator = torch.Generator().manual_seed(k)
+    rows = [row.unique().tolist() for row in torch.randint(9, (20, 4), generator=generator)]
+    model = ItemKNN(k, shrinkage).fit(Ragged.of(rows), n_items=10)  # item 9 was never seen
+    histories = [[0, 1], [2], [], [3, 4, 5, 6]]
+    expected = [naive(rows, 10, k, shrinkage, history) for history in histories]
+    torch.testing.assert_close(model.scores(Ragged.of(histories)), torch.tensor(expected))
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="neighbours must be at least 1"):
+        ItemKNN(neighbours=0)
+    with pytest.raises(ConfigError, match="shrinkage at least 0"):
+        ItemKNN(shrinkage=-1)
