@@ -63,6 +63,12 @@ def test_more_effort_finds_more(factory: str) -> None:
     assert much > 0.95 * truth.numel()
 
 
+def test_the_default_effort_fits_the_structure() -> None:
+    vectors, _ = world()
+    efforts = {f: FaissIndex.build(vectors, factory=f).effort for f in ("HNSW4", "IVF256,Flat", "IVF16,Flat")}
+    assert efforts == {"HNSW4": 128, "IVF256,Flat": 16, "IVF16,Flat": 8}
+
+
 def test_transformations_that_change_inner_products_are_refused() -> None:
     for factory in ("PCA8,Flat", "L2norm,Flat", "ITQ8,Flat"):
         with pytest.raises(ConfigError, match="changes inner products"):

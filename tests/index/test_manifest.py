@@ -14,7 +14,7 @@ import torch
 from twotower.errors import MismatchError, StorageError
 from twotower.index.build import load_index
 from twotower.index.item_table import ItemTable
-from twotower.index.manifest import MANIFEST, digest, open_artefact, publish, write_tensor
+from twotower.index.manifest import MANIFEST, open_artefact, publish, write_tensor
 
 
 def put(directory: Path, text: str, produced_by: str = "model", kind: str = "thing") -> None:
@@ -177,19 +177,3 @@ def test_tensors_come_back_bit_for_bit_and_privately(tmp_path: Path, dtype: str)
         artefact.tensor("a.bin", (3, 3), dtype)
     with pytest.raises(StorageError, match=r"no file 'b\.bin'"):
         artefact.tensor("b.bin", (3, 3), dtype)
-
-
-def test_a_digest_depends_on_every_part_and_not_on_the_order_of_names() -> None:
-    a, b = torch.ones(2), torch.zeros(2)
-    assert digest({"a": a, "b": b}) == digest({"b": b, "a": a})
-    different = {
-        digest({"a": a, "b": b}),
-        digest({"a": b, "b": a}),
-        digest({"a": a.double(), "b": b}),
-        digest({"a": a}, {"b": b}),
-        digest("ab"),
-        digest("a", "b"),
-        digest("b", "a"),
-        digest(),
-    }
-    assert len(different) == 8

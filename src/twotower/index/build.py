@@ -19,7 +19,9 @@ class IndexConfig(Config):
 
     kind: Literal["exact", "faiss"] = "exact"
     factory: str = Field("HNSW32", description="faiss: factory string, such as HNSW32 or IVF256,Flat")
-    effort: int = Field(128, ge=1, description="faiss: efSearch of a graph, nprobe of an inverted file")
+    effort: int | None = Field(
+        None, ge=1, description="faiss: efSearch of a graph (128), nprobe of an inverted file (cells / 16)"
+    )
     ef_construction: int = Field(200, ge=1, description="faiss: care taken while building a graph")
     graph_space: faiss_index.GraphSpace = Field(
         "distance", description="faiss: a graph of vectors of equal norm, or of raw inner products"

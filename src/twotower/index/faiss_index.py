@@ -44,7 +44,8 @@ class FaissIndex:
     the structure returns fewer than k items (many exclusions, few probed cells), which are searched exactly.
     Building a graph with several threads is not deterministic to the bit.
 
-    ``effort`` is what a search may spend: efSearch of HNSW, nprobe of an inverted file. Others ignore it.
+    ``effort`` is what a search may spend: efSearch of HNSW (by default 128), nprobe of an inverted file (a
+    sixteenth of its cells, at least 8). Others ignore it.
     """
 
     exact = False  # FAISS breaks ties as it likes, even in Flat
@@ -67,7 +68,7 @@ class FaissIndex:
         produced_by: str = "",
         *,
         factory: str = "HNSW32",
-        effort: int = 128,
+        effort: int | None = None,
         ef_construction: int = 200,
         graph_space: GraphSpace = "distance",
     ) -> Self:
@@ -101,7 +102,7 @@ class FaissIndex:
                 f"FAISS cannot make factory={factory!r} of {len(checked)} vectors with {checked.dim} "
                 f"floats: {_reason(error)}"
             ) from error
-        return cls(checked, index, factory, effort, produced_by)
+        return cls(checked, index, factory, effort or _default_effort(inner), produced_by)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -227,6 +228,10 @@ def _innermost(index: Any) -> Any:
     if isinstance(index, faiss.IndexRefine):
         return _innermost(index.base_index)
     return index
+
+
+def _default_effort(inner: Any) -> int:
+    return max(8, inner.nlist // 16) if isinstance(inner, _faiss().IndexIVF) else 128
 
 
 def _parameters(index: Any, effort: int) -> Any:

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,27 +75,6 @@ class Artefact:
         if count == 0:
             return torch.empty(shape, dtype=element)
         return torch.from_file(str(path), shared=False, size=count, dtype=element).reshape(shape)
-
-
-def digest(*parts: str | bytes | Mapping[str, Tensor]) -> str:
-    """SHA-256 over texts, bytes and named tensors (in the order of their names): what produced something.
-
-    >>> digest({"w": torch.ones(2)}, "features") == digest({"w": torch.ones(2)}, "features")
-    True
-    >>> digest({"w": torch.ones(2)}) == digest({"w": torch.ones(1, 2)})
-    False
-    """
-    total = hashlib.sha256()
-    for part in parts:
-        one = hashlib.sha256()
-        if isinstance(part, str | bytes):
-            one.update(part.encode() if isinstance(part, str) else part)
-        else:
-            for name, tensor in sorted(part.items()):
-                one.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-                one.update(_raw(tensor))
-        total.update(one.digest())  # of fixed length, so that moving text between parts changes the whole
-    return total.hexdigest()
 
 
 def write_tensor(path: Path, tensor: Tensor) -> None:
