@@ -36,7 +36,9 @@ class Answer:
         return {"query": self.who, "items": self.items.to_dicts(), "trace": steps}
 
     def text(self) -> str:
-        table = Table(tuple(Column(name) for name in self.items.columns), tuple(self.items.rows()))
+        # an id is a name, not an amount: without this it would be shown with thousands separators
+        items = self.items.with_columns(pl.col(self.items.columns[1]).cast(pl.String))
+        table = Table(tuple(Column(name) for name in items.columns), tuple(items.rows()))
         return f"{self.who}\n{table.text()}\n\n{self.trace}"
 
 
