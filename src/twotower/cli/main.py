@@ -54,6 +54,9 @@ OnError = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output, nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Warm = Annotated[
+    Path | None, typer.Option("--warm-from", help="An earlier run to start from; its vocabularies grow.")
+]
 RunDirectory = Annotated[
     Path, typer.Argument(help="Directory of a run, such as runs/demo.", show_default=False)
 ]
@@ -67,6 +70,7 @@ def run(
     set_: Set = None,
     seed: Seed = None,
     on_error: OnError = OnErrorChoice.stop,
+    warm: Warm = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,7 +78,7 @@ def run(
 
     Example: twotower run recipes/movielens-1m.yaml --data ml-1m
     """
-    with _pipeline(recipe, data, out, set_, seed, on_error, quiet) as pipeline:
+    with _pipeline(recipe, data, out, set_, seed, on_error, quiet, warm) as pipeline:
         report = pipeline.run()
         _show(report.plain() if as_json else report.text(), as_json)
         _where(pipeline, quiet)
@@ -259,8 +263,9 @@ class _pipeline(_errors):
         seed: int | None,
         on_error: OnErrorChoice,
         quiet: bool,
+        warm_from: Path | None = None,
     ) -> None:
-        self.arguments = (recipe, data, out, changes or [], seed, on_error, quiet)
+        self.arguments = (recipe, data, out, changes or [], seed, on_error, quiet, warm_from)
 
     def __enter__(self) -> Pipeline:  # type: ignore[override]
         with _errors():
@@ -277,7 +282,7 @@ class _pipeline(_errors):
         from twotower.train.events import silent
         from twotower.train.progress import Progress
 
-        path, data, out, changes, seed, on_error, quiet = self.arguments
+        path, data, out, changes, seed, on_error, quiet, warm_from = self.arguments
         plain = changed(load_yaml(path), [*changes, *([] if seed is None else [f"seed={seed}"])], str(path))
         recipe = Recipe.parse(plain, where=str(path))
         return Pipeline(
@@ -285,6 +290,7 @@ class _pipeline(_errors):
             out or Path("runs") / recipe.name,
             data=data,
             on_error=on_error.value,
+            warm_from=warm_from,
             say=(lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr)),
             events=silent if quiet else Progress(),
         )

@@ -25,7 +25,6 @@ class Block(nn.Module):
             nn.LayerNorm(dim),
             nn.Linear(dim, widen * dim),
             nn.GELU(),
-            nn.Dropout(dropout),
             nn.Linear(widen * dim, dim),
             nn.Dropout(dropout),
         )
@@ -34,9 +33,8 @@ class Block(nn.Module):
         B, L, D = x.shape
         parts = self.query_key_value(self.before_attention(x)).view(B, L, 3, self.heads, D // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
-        seen = functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
+        # without dropout on its weights, attention never holds its (L, L) matrix
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + functional.dropout(
             self.out(seen.transpose(1, 2).reshape(B, L, D)), self.dropout, self.training
         )
@@ -47,7 +45,8 @@ class Block(nn.Module):
 class CausalEncoder(nn.Module):
     """Each place sees itself and what came before.
 
-    Differs from SASRec: pre-norm, GELU, ``widen`` x feed-forward.
+    Differs from SASRec: pre-norm, GELU, ``widen`` x feed-forward, and dropout only behind the embeddings and
+    each layer: on attention weights it would force the (L, L) matrix to be held.
 
     Padding stands on the right, so the causal mask alone keeps it out of every real place.
     """

@@ -36,12 +36,14 @@ def train_model(
     name: str,
     *,
     before: Cascade | None = None,
+    start: Callable[[Model], object] | None = None,
     directory: Path | None = None,
     events: Listener = silent,
 ) -> tuple[Model, FitResult]:
     """Train ``recipe.models[name]``; ``before`` is the cascade whose lists a list-wise ranker learns from.
 
-    With a directory the training resumes where it was interrupted.
+    ``start`` may change the fresh model, to start warm. With a directory the training resumes where it was
+    interrupted.
     """
     recipe = prepared.recipe
     about = recipe.models[name]
@@ -49,6 +51,8 @@ def train_model(
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed)
         model = make_model(about.model, prepared.spec(about.features), about.config)
+    if start is not None:
+        start(model)
     objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed)
     batches, validate = _source(prepared, name, model, objective, before)
     settings = about.train.model_copy(update={"seed": recipe.seed})

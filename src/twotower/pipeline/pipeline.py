@@ -31,9 +31,11 @@ from twotower.models.catalogue import load_model, save_model
 from twotower.pipeline.learning import LabelledEvents, train_model
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe, StageRecipe
+from twotower.pipeline.warm import Earlier
 from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
 from twotower.train.events import JsonLines, Listener, all_of, silent
 from twotower.train.run import FitResult
+from twotower.types import Rep
 
 Say = Callable[[str], None]
 
@@ -52,12 +54,14 @@ class Pipeline:
         *,
         data: str | Path | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        warm_from: str | Path | None = None,
         say: Say = lambda line: None,
         events: Listener = silent,
     ) -> None:
         self.recipe, self.space = recipe, Workspace(directory)
         self.path = None if data is None else Path(data)
         self.on_error, self.say, self.events = on_error, say, events
+        self.earlier = None if warm_from is None else Earlier(warm_from)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
 
@@ -80,7 +84,9 @@ class Pipeline:
         if not self.space.done("prepare", mark):
             self.space.begin("prepare", self.space.data)
             self.say(f"reading {self.recipe.data.reader} data" + (f" from {self.path}" if self.path else ""))
-            prepared = Prepared.make(self.recipe, self.path, self.on_error)
+            prepared = Prepared.make(
+                self.recipe, self.path, self.on_error, self.earlier.features if self.earlier else None
+            )
             prepared.save(self.space.data)
             self.space.write_recipe(self.recipe)
             self.space.finish("prepare", mark)
@@ -98,7 +104,14 @@ class Pipeline:
         """What the prepared data was made from; later steps, which are not told where, take it as it is."""
         r = self.recipe
         history = None if r.history is None else r.history.plain()
-        rules = fingerprint(r.data.plain(), r.fields, r.positive.plain(), r.split.plain(), history)
+        rules = fingerprint(
+            r.data.plain(),
+            r.fields,
+            r.positive.plain(),
+            r.split.plain(),
+            history,
+            self.earlier and self.earlier.digest(),
+        )
         finished = self.space.finished().get("prepare", "")
         if self.path is None and finished.startswith(rules):
             return finished
@@ -128,6 +141,7 @@ class Pipeline:
             self.prepared,
             name,
             before=before,
+            start=self._warm(name),
             directory=directory / "training",
             events=all_of(self.events, log),
         )
@@ -136,6 +150,16 @@ class Pipeline:
         self._build(name, model)
         self.space.finish(step, mark)
         return model
+
+    def _warm(self, name: str) -> Callable[[Model], None] | None:
+        if self.earlier is None:
+            return None
+        earlier = self.earlier
+
+        def start(model: Model) -> None:
+            self.say(f"{name}: warm start\n{earlier.start(name, model, self.prepared.features)}")
+
+        return start
 
     def _train_mark(self, name: str) -> str:
         upstream = [self._train_mark(s.model) for s in self._stages_before(name)]
@@ -146,18 +170,22 @@ class Pipeline:
 
     def _build(self, name: str, model: Model) -> None:
         """What serving keeps per item: the index of a retriever, the table of a ranker."""
-        items = self.prepared.items
+        items, n_items = self.prepared.items, self.prepared.n_items
+
+        def encode(keys: Tensor) -> Rep:
+            return model.encode_item(items.take(keys))
+
         for stage in self.recipe.cascade:
             if stage.model != name:
                 continue
             if stage.stage == "retrieve":
-                with torch.inference_mode():
-                    vectors = model.encode_item(items)["vector"].clone()
-                build_index(stage.index, vectors, produced_by=model.digest()).save(self.space.index(name))
+                table = ItemTable.build(encode, n_items, model.item_specs(), model.digest())
+                index = build_index(stage.index, table.stored["vector"], produced_by=model.digest())
+                index.save(self.space.index(name))
             else:
                 ItemTable.build(
-                    lambda keys: model.encode_item(items.take(keys)),
-                    self.prepared.n_items,
+                    encode,
+                    n_items,
                     model.item_specs(),
                     model.digest(),
                     directory=self.space.table(name),

@@ -40,8 +40,17 @@ class Prepared:
     features: Features
 
     @classmethod
-    def make(cls, recipe: Recipe, path: Path | None, on_error: Literal["raise", "skip"]) -> Prepared:
-        """Read the data, apply the positive rule, split, and fit the features on the training events."""
+    def make(
+        cls,
+        recipe: Recipe,
+        path: Path | None,
+        on_error: Literal["raise", "skip"],
+        older: Features | None = None,
+    ) -> Prepared:
+        """Read the data, apply the positive rule, split, and fit the features on the training events.
+
+        ``older`` features are grown instead of fitted anew: known values keep their rows.
+        """
         if isinstance(recipe.data, Synthetic):
             dataset = recipe.data.read()
         elif path is None:
@@ -50,7 +59,8 @@ class Prepared:
             dataset = recipe.data.read(path, on_error)
         dataset = recipe.positive.apply(replace(dataset, schema=_schema(dataset.schema, recipe)))
         parts = split(dataset, recipe.split)
-        return cls(recipe, dataset, parts, Features.fit(dataset, parts.train))
+        features = Features.fit(dataset, parts.train) if older is None else older.grow(dataset, parts.train)
+        return cls(recipe, dataset, parts, features)
 
     def save(self, directory: Path) -> None:
         """Write the tables as Parquet, the features, and golden rows to check them by when loaded."""

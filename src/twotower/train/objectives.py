@@ -149,7 +149,9 @@ class InBatch(_Softmax):
         if config.uniform and config.log_q != "counts":
             raise ConfigError("uniform negatives beside the batch need log_q: counts, for the mixture's q")
         known = counts if config.log_q == "counts" else None
-        self.sampler = Mixed(counts, config.uniform) if config.uniform else BatchNegatives(known)
+        self.sampler = (
+            Mixed(counts, config.uniform, counts.nonzero()[:, 0]) if config.uniform else BatchNegatives(known)
+        )
         self.streaming = StreamingLogQ(4 * len(counts)) if config.log_q == "streaming" else None
         self.draw = torch.Generator().manual_seed(seed)
 

@@ -1,0 +1,56 @@
+"""Begin where an earlier run ended: its vocabularies grown, its weights taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.data.features import Features
+from twotower.errors import MismatchError
+from twotower.models.base import Model
+from twotower.models.catalogue import load_model
+from twotower.nn.embedding import Embeddings
+from twotower.pipeline.workspace import Workspace
+from twotower.train.warm_start import WarmStart, warm_start
+
+
+class Earlier:
+    """A finished run to start from. New ids begin as the unknown row: the first scores are the old ones."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.space = Workspace(directory)
+        self.features = Features.load(self.space.data / "features")
+
+    def digest(self) -> str:
+        return self.features.digest()
+
+    def start(self, name: str, model: Model, features: Features) -> WarmStart:
+        """Copy the earlier run's model of this name into ``model``, whose vocabularies are ``features``'."""
+        old = load_model(self.space.model(name))
+        if type(old) is not type(model):
+            raise MismatchError(
+                f"{self.space.model(name)} is a {type(old).__name__}, the recipe's {name!r} a "
+                f"{type(model).__name__}; a warm start needs the same model"
+            )
+        rows = features.rows_in(self.features)
+        parts = {path: part for path, part in old.named_modules() if isinstance(part, Embeddings)}
+        maps = {
+            f"{path}.table.weight": _table_map(part, old_part, rows)
+            for path, part in model.named_modules()
+            if isinstance(part, Embeddings) and (old_part := parts.get(path)) is not None
+        }
+        return warm_start(model, old.state_dict(), maps)
+
+
+def _table_map(new: Embeddings, old: Embeddings, rows: Mapping[str, np.ndarray]) -> Tensor:
+    """(rows of the new table,) the old table's row that each starts from; -1 for a column that is new."""
+    out = torch.full((new.table.num_embeddings,), -1, dtype=torch.int64)
+    for name, start in new.starts.items():
+        if name in rows and name in old.starts:
+            own = torch.from_numpy(rows[name])
+            out[start : start + len(own)] = own + old.starts[name]
+    return out
