@@ -69,6 +69,8 @@ def _explain(root: type[BaseModel], error: Any, where: str) -> str:
         parent = ".".join(str(part) for part in path[:-1])
         place = f"{where}: {parent}" if parent else where
         return f"{place}: unknown key {path[-1]!r}{nearest(str(path[-1]), _keys_at(root, path[:-1]))}"
+    if error["type"] == "value_error":  # our own validators say what was found themselves
+        return f"{where}: {dotted + ': ' if dotted else ''}{error['ctx']['error']}"
     found = "" if error["type"] == "missing" else f" (found {error['input']!r})"
     return f"{where}: {dotted or 'value'}: {error['msg']}{found}"
 

@@ -29,11 +29,16 @@ def make_baseline(name: str, options: Mapping[str, Any]) -> tuple[str, Baseline]
     >>> make_baseline("recent-popularity", {"days": 30})[0]
     'recent-popularity(days=30)'
     """
+    check_options(name, options)
+    label = f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else name
+    return label, BASELINES[name](**options)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """A `ConfigError` for a baseline or an option that does not exist; names the nearest that does."""
     if name not in BASELINES:
         raise ConfigError(f"no baseline is called {name!r}{nearest(name, BASELINES)}")
     known = inspect.signature(BASELINES[name]).parameters
     for option in options:
         if option not in known:
             raise ConfigError(f"baseline {name}: unknown option {option!r}{nearest(option, known)}")
-    label = f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else name
-    return label, BASELINES[name](**options)

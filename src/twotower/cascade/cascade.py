@@ -31,11 +31,13 @@ class Cascade:
         Raises
         ------
         ConfigError
-            The request overrides the depth of a stage that does not exist.
+            The request overrides the depth of a stage that does not exist, or with a negative one.
         """
         unknown = set(request.depths) - {stage.name for stage in self.stages}
         if unknown:
             raise ConfigError(f"no stage is called {sorted(unknown)}; stages: {self}")
+        if any(k < 0 for k in request.depths.values()):
+            raise ConfigError(f"a depth must not be negative, found {dict(request.depths)}")
         candidates: Candidates | None = None
         steps: list[Step] = []
         for stage in self.stages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
+from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
@@ -32,11 +32,11 @@ class Rank(Stage):
                 f"stage {self.name!r} ranks candidates, but stands first; put a retriever before it"
             )
         Q, K = candidates.keys.shape
-        if K == 0:
-            return rank_pair(self.name, no_candidates(Q))
+        if not Q or not K:
+            return rank_pair(self.name, candidates.best(k))
         rows = max(1, self.pairs_at_once // K)
         scores = torch.cat([self._scores(request, candidates, s, s + rows) for s in range(0, Q, rows)])
-        ranked = Candidates(candidates.keys, scores.float(), candidates.pair).sorted().best(max(k, 0))
+        ranked = Candidates(candidates.keys, scores.float(), candidates.pair).sorted().best(k)
         return rank_pair(self.name, ranked)
 
     def _scores(self, request: Request, candidates: Candidates, start: int, stop: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from twotower.cascade.stage import Request, Stage, rank_pair
+from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.base import Index
 from twotower.models.base import Model
@@ -29,6 +29,8 @@ class Retrieve(Stage):
 
     @torch.inference_mode()
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        if not k or not len(request):
+            return rank_pair(self.name, no_candidates(len(request)))
         vectors = self.model.encode_query(request.query)["vector"]
         return rank_pair(self.name, self.index.search(vectors, k, request.exclude))
 
@@ -53,6 +55,8 @@ class RetrieveFrom(Stage):
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         if request.history is None:
             raise ConfigError(f"stage {self.name!r} retrieves from histories, and the request has none")
+        if not k or not len(request):
+            return rank_pair(self.name, no_candidates(len(request)))
         return rank_pair(self.name, self.source.search(request.history, k, request.exclude))
 
     @property

@@ -110,6 +110,7 @@ def train(
     out: Out = None,
     set_: Set = None,
     seed: Seed = None,
+    on_error: OnError = OnErrorChoice.stop,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,7 +118,7 @@ def train(
 
     Interrupt it whenever you like: the same command goes on from the last snapshot.
     """
-    with _pipeline(recipe, data, out, set_, seed, OnErrorChoice.stop, quiet) as pipeline:
+    with _pipeline(recipe, data, out, set_, seed, on_error, quiet) as pipeline:
         pipeline.prepare()
         models = pipeline.train()
         _show({name: _about(model) for name, model in models.items()}, as_json)
@@ -131,11 +132,12 @@ def evaluate(
     out: Out = None,
     set_: Set = None,
     seed: Seed = None,
+    on_error: OnError = OnErrorChoice.stop,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure the trained cascade on the test part: the funnel, the baselines, the intervals."""
-    with _pipeline(recipe, data, out, set_, seed, OnErrorChoice.stop, quiet) as pipeline:
+    with _pipeline(recipe, data, out, set_, seed, on_error, quiet) as pipeline:
         pipeline.prepare()
         pipeline.train()
         report = pipeline.evaluate()
@@ -245,8 +247,9 @@ class _errors:
             print(f"twotower: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         if isinstance(error, KeyboardInterrupt):
-            print(f"twotower: interrupted. {error}".rstrip(), file=sys.stderr)
-            raise SystemExit(130) from None
+            how = str(error) or "run the same command again: finished steps are skipped"
+            print(f"twotower: interrupted: {how}", file=sys.stderr)
+            raise SystemExit(getattr(error, "exit_code", 130)) from None
         if isinstance(error, BrokenPipeError):
             raise SystemExit(141) from None
 

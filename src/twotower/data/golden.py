@@ -92,7 +92,7 @@ class GoldenRows:
             for side in SIDES:
                 getattr(self, side).write_parquet(directory / f"{side}.parquet")
             save_file({n: t.contiguous() for n, t in self.encoded.items()}, directory / "encoded.safetensors")
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: golden rows not written: {error}") from error
 
     @classmethod

@@ -119,7 +119,7 @@ class Vocabulary:
             self.values.rename("value").to_frame().write_parquet(directory / "values.parquet")
             about = {"name": self.values.name, "hash_buckets": self.hash_buckets, "digest": self.digest()}
             (directory / "vocabulary.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
+        except (OSError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: vocabulary not written: {error}") from error
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.retrieve import Source
 from twotower.cascade.stage import Request
+from twotower.errors import DataError
 from twotower.evaluate.task import Task
 from twotower.metrics.funnel import Survival, survival
 from twotower.metrics.ranking import evaluate
@@ -57,7 +58,14 @@ def run_cascade(
     """Answer every query of the task. ``progress(done, total)`` is called after each chunk.
 
     Each stage is also measured at its own depth, ``R@k``, beside ``measures``.
+
+    Raises
+    ------
+    DataError
+        The task is empty: there is nothing to be right about.
     """
+    if not len(task):
+        raise DataError(f"nothing to evaluate: {task}", remedy="choose another split or positive rule")
     request = request_of(task)
     parts: list[list[Candidates]] = [[] for _ in cascade.stages]
     for start in range(0, len(task), queries_at_once):

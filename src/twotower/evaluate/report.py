@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ class Report:
                     name,
                     *(average(values[m]).value for m in self.measures),
                     f"{interval.low:.4f} .. {interval.high:.4f}",
-                    "" if versus is None else f"{versus.low:+.1%} .. {versus.high:+.1%}",
+                    "" if versus is None else _relative(versus),
                 )
             )
         columns = (
@@ -170,4 +171,20 @@ class Report:
                 "high": gain.high,
             }
             plain["fate"] = self.experiment.fate.losses()
-        return plain
+        finite: dict[str, Any] = _finite(plain)
+        return finite
+
+
+def _relative(interval: Interval) -> str:
+    """Unknown where some sample of the other system's values has the mean 0."""
+    unknown = math.isnan(interval.low) or math.isnan(interval.high)
+    return "-" if unknown else f"{interval.low:+.1%} .. {interval.high:+.1%}"
+
+
+def _finite(plain: Any) -> Any:
+    """NaN and infinities as null: JSON has no other word for them."""
+    if isinstance(plain, dict):
+        return {name: _finite(value) for name, value in plain.items()}
+    if isinstance(plain, list):
+        return [_finite(value) for value in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -119,8 +119,10 @@ class Answerer:
         if (keys < 0).any():
             unknown = [str(i) for i, key in zip(history, keys.tolist(), strict=True) if key < 0]
             raise ConfigError(f"the catalogue holds no {catalogue.name} {', '.join(unknown)}")
-        query = prepared.features.encode_request(features)
         past = prepared.recipe.history
+        if past is not None and past.name in features:
+            raise ConfigError(f"the field {past.name!r} is made of a history of items; give that instead")
+        query = prepared.features.encode_request(features)
         if past is not None:
             index = prepared.features.item_index_of_keys(prepared.dataset.items)
             recent = index[keys[-past.max_length :]]

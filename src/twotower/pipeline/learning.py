@@ -77,6 +77,11 @@ def _source(
         )
         valid = LabelledEvents(prepared, prepared.split.valid, prepared.split.history("valid"))
         return source, lambda model: valid.measure(model)
+    if model.kind != "dot":
+        raise ConfigError(
+            f"model {name!r}: {about.model} ({model.kind}) cannot rank the whole catalogue; "
+            "train it on lists or pointwise"
+        )
     task = prepared.task("valid")
     if not len(task):
         raise DataError("the valid part has no positive to choose by", remedy="choose another split")
@@ -84,7 +89,11 @@ def _source(
     def by_ranking(model: Model) -> dict[str, float]:
         return rank_catalogue(model, prepared.items, task)
 
-    sequences = about.batches == "sequences" or (about.batches == "auto" and past is not None)
+    # every event of a sequence is a target, so its history must hold nothing but positives
+    pure = recipe.history is None or recipe.history.events == "positive" or recipe.positive.label is None
+    if about.batches == "sequences" and not pure:
+        raise ConfigError(f"model {name!r}: batches: sequences needs history: {{events: positive}}")
+    sequences = about.batches == "sequences" or (about.batches == "auto" and past is not None and pure)
     if not sequences:
         positives = prepared.positives(train)
         return EventBatches(
@@ -165,10 +174,7 @@ def rescore(
 @torch.inference_mode()
 def rank_catalogue(model: Model, items: Batch, task: Task, queries_at_once: int = 1024) -> dict[str, float]:
     """nDCG@10 and R@10 of a dot model over the whole catalogue, seen items masked."""
-    if model.kind != "dot":
-        raise ConfigError(
-            f"{type(model).__name__} cannot rank the whole catalogue; train it on lists or pointwise"
-        )
+    assert model.kind == "dot", model.kind
     device = next(model.parameters()).device
     vectors = model.encode_item(items.to(device))["vector"].float().cpu()
     index = ExactIndex.build(vectors, produced_by="training")
@@ -189,7 +195,7 @@ class LabelledEvents:
     ) -> None:
         self.prepared = prepared
         labelled = prepared.interactions(events)
-        if labelled.labels is None or labelled.labels.min() == labelled.labels.max():
+        if labelled.labels is None or len(set(labelled.labels.tolist())) < 2:
             raise DataError("labelled events must hold both positives and negatives; check the positive rule")
         self.labels: Tensor = labelled.labels
         self.groups = labelled.query_keys

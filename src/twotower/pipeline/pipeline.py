@@ -81,16 +81,16 @@ class Pipeline:
     def prepare(self) -> Prepared:
         """Read, split, fit the features, and say what the split may hide."""
         mark = self._prepare_mark()
-        if not self.space.done("prepare", mark):
-            self.space.begin("prepare", self.space.data)
+        if not self.space.done("prepare", mark, self.space.data / "dataset.json"):
+            self.space.begin("prepare", mark, self.space.data)
             self.say(f"reading {self.recipe.data.reader} data" + (f" from {self.path}" if self.path else ""))
             prepared = Prepared.make(
                 self.recipe, self.path, self.on_error, self.earlier.features if self.earlier else None
             )
             prepared.save(self.space.data)
-            self.space.write_recipe(self.recipe)
             self.space.finish("prepare", mark)
             self.__dict__["prepared"] = prepared
+        self.space.write_recipe(self.recipe)  # what is asked of the run's models may change without its data
         for note in (*self.prepared.dataset.notes, *self.prepared.features.notes):
             self.say(f"  {note}")
         self.say(str(self.prepared.leakage))
@@ -128,11 +128,11 @@ class Pipeline:
     def _train_one(self, name: str) -> Model:
         step, directory = f"train {name}", self.space.model(name)
         mark = self._train_mark(name)
-        if self.space.done(step, mark):
+        if self.space.done(step, mark, *self._made(name)):
             self.say(f"{name}: trained already")
             return self.model(name)
-        if self.space.finished().get(step) is not None:
-            self.space.begin(step, directory)  # made from other inputs: start over
+        resumable = self.space.resumable(step, mark)  # else made from other inputs: start over
+        self.space.begin(step, mark, *([] if resumable else [directory]))
         about = self.recipe.models[name]
         before = self._cascade_before(name) if about.objective.kind == "lists" else None
         self.say(f"{name}: training {about.model} by {about.objective.kind}")
@@ -161,9 +161,18 @@ class Pipeline:
 
         return start
 
+    def _made(self, name: str) -> list[Path]:
+        """What training a model leaves behind."""
+        kept = {"retrieve": self.space.index(name), "rank": self.space.table(name)}
+        stages = [stage.stage for stage in self.recipe.cascade if stage.model == name]
+        return [self.space.model(name) / "model.json", *(kept[stage] for stage in stages)]
+
     def _train_mark(self, name: str) -> str:
         upstream = [self._train_mark(s.model) for s in self._stages_before(name)]
         stages = [s.plain() for s in self.recipe.cascade if s.model == name or upstream]
+        judged = self.recipe.evaluate  # the validation task chooses the epoch, and teaches by lists
+        if self.recipe.models[name].objective.kind != "pointwise":
+            upstream += [judged.seen, judged.queries]
         return fingerprint(
             self._prepare_mark(), self.recipe.models[name].plain(), self.recipe.seed, stages, upstream
         )
@@ -303,7 +312,7 @@ class Pipeline:
         }
         try:
             pl.DataFrame({dataset.schema.query: ids, **columns}).write_parquet(results / "per_query.parquet")
-        except OSError as error:
+        except (OSError, pl.exceptions.PolarsError) as error:  # polars wraps a full disk in its own error
             raise StorageError(f"{results}: could not be written: {error}") from error
         words = ids.cast(pl.String)
         write_run(results / "run.trec", words, last.output, dataset.item_catalogue, self.recipe.name)

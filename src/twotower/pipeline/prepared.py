@@ -21,7 +21,7 @@ from twotower.data.interactions import Interactions
 from twotower.data.leakage import LeakageReport
 from twotower.data.splits import HeldOut, Split, split
 from twotower.data.synthetic import Synthetic
-from twotower.errors import ConfigError, StorageError
+from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.evaluate.task import Task, make_task
 from twotower.pipeline.recipe import Recipe
 from twotower.schema import Field, Schema
@@ -64,20 +64,20 @@ class Prepared:
 
     def save(self, directory: Path) -> None:
         """Write the tables as Parquet, the features, and golden rows to check them by when loaded."""
-        directory.mkdir(parents=True, exist_ok=True)
         about = {
             "name": self.dataset.name,
             "schema": self.dataset.schema.plain(),
             "notes": list(self.dataset.notes),
         }
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             for name in TABLES:
                 getattr(self.dataset, name).write_parquet(directory / f"{name}.parquet")
             (directory / "dataset.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
             (directory / "leakage.json").write_text(
                 json.dumps(self.leakage.plain(), indent=2), encoding="utf-8"
             )
-        except OSError as error:
+        except (OSError, pl.exceptions.PolarsError) as error:  # polars wraps a full disk in its own error
             raise StorageError(f"{directory}: the prepared data could not be written: {error}") from error
         self.features.save(directory / "features")
         GoldenRows.take(self.features, self.dataset).save(directory / "golden")
@@ -90,12 +90,15 @@ class Prepared:
             tables = {name: pl.read_parquet(directory / f"{name}.parquet") for name in TABLES}
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise StorageError(
-                f"{directory}: no readable prepared data ({error}); run prepare again"
+                f"{directory}: no readable prepared data ({error}); {_again(directory)}"
             ) from error
         schema = Schema.parse(about["schema"], where=str(directory / "dataset.json"))
         dataset = Dataset(about["name"], schema, **tables, notes=tuple(about["notes"]))
-        features = Features.load(directory / "features")
-        GoldenRows.load(directory / "golden").replay(features)
+        try:
+            features = Features.load(directory / "features")
+            GoldenRows.load(directory / "golden").replay(features)
+        except (StorageError, MismatchError) as error:
+            raise type(error)(f"{error}; {_again(directory)}") from error
         return cls(recipe, dataset, split(dataset, recipe.split), features)
 
     @cached_property
@@ -188,6 +191,10 @@ class Prepared:
         query = query.join(missing.take(torch.zeros_like(keys)))
         past = self.past(before)
         return query if past is None else past.join(query, keys)
+
+
+def _again(directory: Path) -> str:
+    return f"remove {directory} and run prepare again"
 
 
 def _schema(schema: Schema, recipe: Recipe) -> Schema:

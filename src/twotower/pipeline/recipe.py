@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field as Option
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from twotower.baselines.catalogue import check_options
 from twotower.config import Config, load_yaml
 from twotower.data.positives import Positive
 from twotower.data.readers import DataConfig
 from twotower.data.splits import SplitConfig
 from twotower.index.build import IndexConfig
+from twotower.metrics.ranking import Measure
+from twotower.models.catalogue import model_class
 from twotower.train.objectives import ObjectiveConfig
 from twotower.train.settings import TrainSettings
 
@@ -67,6 +70,12 @@ class EvaluateOption(Config):
     requests_timed: int = Option(200, ge=1, description="single requests behind p50 and p99")
     samples: int = Option(10_000, ge=100, description="bootstrap samples behind each interval")
 
+    @field_validator("measures")
+    @classmethod
+    def _printed(cls, measures: tuple[str, ...]) -> tuple[str, ...]:
+        """The names under which results are printed: ndcg@10 is nDCG@10."""
+        return tuple(dict.fromkeys(str(Measure.parse(measure)) for measure in measures))
+
 
 class Recipe(Config):
     """All settings of a run. Everything has a default but the name, the data and the models."""
@@ -88,6 +97,14 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        # options that later steps read: found wrong now, not when the first model has been trained
+        for name, model in self.models.items():
+            model_class(model.model)[1].parse(model.config, where=f"models.{name}.config")
+        for baseline in self.baselines:
+            check_options(baseline.name, baseline.options)
+        ranks = [stage.model for stage in self.cascade if stage.stage == "rank"]
+        if len(set(ranks)) < len(ranks):
+            raise ValueError(f"a model ranks in more than one stage of the cascade: {ranks}")
         for number, stage in enumerate(self.cascade):
             if stage.model not in self.models:
                 raise ValueError(

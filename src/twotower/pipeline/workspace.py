@@ -22,6 +22,9 @@ from twotower.data.atomic import replacing
 from twotower.errors import StorageError
 from twotower.pipeline.recipe import Recipe
 
+UNFINISHED = "unfinished "
+"""Before the mark of a step that has begun: what it left can be gone on with by the same inputs only."""
+
 
 class Workspace:
     """Paths of a run, and a memory of finished steps: a step is skipped while its inputs stay the same."""
@@ -41,7 +44,9 @@ class Workspace:
         return self.directory / "index" / name
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_text(self.directory / "recipe.yaml", dump_yaml(recipe.plain()))
+        path, text = self.directory / "recipe.yaml", dump_yaml(recipe.plain())
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
     def recipe(self) -> Recipe:
         path = self.directory / "recipe.yaml"
@@ -51,22 +56,28 @@ class Workspace:
             )
         return Recipe.load(path)
 
-    def done(self, step: str, fingerprint: str) -> bool:
-        """Whether the step finished with exactly these inputs."""
-        return self._steps().get(step) == fingerprint
+    def done(self, step: str, fingerprint: str, *made: Path) -> bool:
+        """Whether the step finished with exactly these inputs, and what it made is still there."""
+        return self._steps().get(step) == fingerprint and all(path.exists() for path in made)
 
-    def begin(self, step: str, *paths: Path) -> None:
-        """Forget the step and remove what an earlier, different one left."""
-        steps = {name: mark for name, mark in self._steps().items() if name != step}
-        write_text(self.directory / "steps.json", json.dumps(steps, indent=2))
+    def resumable(self, step: str, fingerprint: str) -> bool:
+        """Whether what the step left was made from exactly these inputs."""
+        return self._steps().get(step) in (fingerprint, UNFINISHED + fingerprint)
+
+    def begin(self, step: str, fingerprint: str, *paths: Path) -> None:
+        """The step is no longer finished; ``paths`` that an earlier one left are removed."""
+        self._note(step, UNFINISHED + fingerprint)
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
 
     def finish(self, step: str, fingerprint: str) -> None:
-        write_text(self.directory / "steps.json", json.dumps(self._steps() | {step: fingerprint}, indent=2))
+        self._note(step, fingerprint)
 
     def finished(self) -> dict[str, str]:
-        return self._steps()
+        return {step: mark for step, mark in self._steps().items() if not mark.startswith(UNFINISHED)}
+
+    def _note(self, step: str, mark: str) -> None:
+        write_text(self.directory / "steps.json", json.dumps(self._steps() | {step: mark}, indent=2))
 
     def _steps(self) -> dict[str, str]:
         try:
