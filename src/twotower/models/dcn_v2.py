@@ -46,7 +46,7 @@ class DCNv2Config(Config):
     layers: tuple[int, ...] = Option((256, 256), min_length=1, description="the deep network")
     norm: Norm = "none"
     dropout: float = Option(0.2, ge=0, lt=1)
-    pair: tuple[str, ...] = Option((), description="pair fields, such as retriever_score")
+    pair: tuple[str, ...] = Option((), description="pair fields, such as retrieve_score")
     history: HistoryConfig | None = None
     store: Literal["ids", "embeddings", "first_layer"] = "first_layer"
     sparse: bool = Option(False, description="row-wise updates of the table, for large vocabularies")

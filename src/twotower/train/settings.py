@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field as Option
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from twotower.config import Config
@@ -22,17 +23,25 @@ class TrainSettings(Config):
     """
 
     epochs: PositiveInt = 10
-    max_steps: PositiveInt | None = None  # stops earlier than `epochs`, in the middle of one if need be
+    max_steps: PositiveInt | None = Option(
+        None, description="stops earlier than epochs, in the middle of one if need be"
+    )
     batch_size: PositiveInt = 4096
 
     optimizer: Literal["adam", "adamw", "adagrad"] = "adam"
     learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.0  # matrices only: never biases, norms, embedding tables
-    embedding_weight_decay: NonNegativeFloat = 0.0  # embedding tables; sparse ones decay the rows they touch
-    table_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = (
-        "rowwise_adagrad"  # nn.Embedding(sparse=True)
+    weight_decay: NonNegativeFloat = Option(
+        0.0, description="matrices only: never biases, norms, embedding tables"
     )
-    table_learning_rate: PositiveFloat | None = None  # None: 0.05 for row-wise Adagrad, else learning_rate
+    embedding_weight_decay: NonNegativeFloat = Option(
+        0.0, description="embedding tables; sparse ones decay the rows they touch"
+    )
+    table_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = Option(
+        "rowwise_adagrad", description="of tables with sparse: true"
+    )
+    table_learning_rate: PositiveFloat | None = Option(
+        None, description="null: 0.05 for row-wise Adagrad, else learning_rate"
+    )
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: NonNegativeInt = 0
     clip_norm: PositiveFloat | None = None
@@ -41,11 +50,13 @@ class TrainSettings(Config):
     device: str = "auto"
     seed: int = 0
 
-    metric: str | None = None  # None: the first one that `validate` returns
-    direction: Literal["auto", "max", "min"] = "auto"
+    metric: str | None = Option(None, description="what epochs are compared by; null: the first one measured")
+    direction: Literal["auto", "max", "min"] = Option("auto", description="auto: by the metric's name")
     validate_every: PositiveInt = 1
     validate_unit: Literal["epoch", "step"] = "epoch"
-    patience: PositiveInt | None = None  # validations without a better metric
+    patience: PositiveInt | None = Option(
+        None, description="stop after so many validations without a better one"
+    )
 
     report_every_s: NonNegativeFloat = 1.0
     checkpoint_every_s: NonNegativeFloat = 300.0
