@@ -198,7 +198,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
                 if lift is not None:
                     log_drawn = _log_drawn(logits, own, copies, seen, part).to(query.dtype)
                     positive = (positive[:, 0] + (lift[part] + log_drawn)).to(dtype)[:, None]
-                logits.scatter_(1, own, positive)  # the positive is never masked
+                _put(logits, own, positive)  # the positive is never masked
                 prob = _softmax_(logits)
                 row_loss = _row_loss(prob, own, positive, query_short[part], item_short).to(query.dtype)
                 if lift is not None:
@@ -226,6 +226,12 @@ class _TiledCrossEntropy(torch.autograd.Function):
 
 
 _tiled_cross_entropy: Callable[..., Tensor] = _TiledCrossEntropy.apply
+
+
+def _put(logits: Tensor, own: Tensor, values: Tensor) -> Tensor:
+    """Write one value (rows, 1) per row, in place. `scatter_` would copy the whole tile in a short dtype."""
+    row = torch.arange(len(logits), device=logits.device)
+    return logits.index_put_((row, own[:, 0]), values[:, 0])
 
 
 def _softmax_(logits: Tensor) -> Tensor:
@@ -257,7 +263,7 @@ def _log_drawn(
 ) -> Tensor:
     """Log of the number of negatives each row has left, (rows,)."""
     if seen is not None:
-        drawn = (logits.scatter_(1, own, -torch.inf) != -torch.inf).sum(1)
+        drawn = (_put(logits, own, torch.full_like(own, -torch.inf, dtype=logits.dtype)) != -torch.inf).sum(1)
     elif copies is not None:
         drawn = logits.shape[1] - copies.count[part]
     else:
