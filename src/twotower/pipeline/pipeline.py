@@ -240,10 +240,8 @@ class Pipeline:
             experiment = run_cascade(cascade, task, option.measures)
             latency = measure_latency(cascade, task, requests=option.requests_timed)
             baselines = self._baselines(task)
-            notes.append(
-                f"time: {option.requests_timed} single requests on one thread; baselines are fitted on every "
-                "event before the test part, the models on the training part only"
-            )
+            notes.append(f"time: {option.requests_timed} single requests on one thread")
+            notes.append(self._fitted_note())
             notes.append(f"intervals: paired bootstrap over queries, {option.samples:,} samples")
         ratings = self._ratings()
         notes.append(f"seed {self.recipe.seed}")
@@ -268,6 +266,12 @@ class Pipeline:
             f"; the row rule decides {test.decided_by_row:,.0f} test rows" if test.decided_by_row else ""
         )
         return f"split {self.recipe.split.kind}; order of events (time, row){decided}; seen items are masked"
+
+    def _fitted_note(self) -> str:
+        """Which events each system has seen: baselines and models are not fitted on the same."""
+        by_lists = [name for name, model in self.recipe.models.items() if model.objective.kind == "lists"]
+        but = f", but {', '.join(by_lists)} on lists served to validation queries" if by_lists else " only"
+        return f"baselines are fitted on every event before the test part, models on the training part{but}"
 
     def _baselines(self, task: Task) -> dict[str, dict[str, Tensor]]:
         if not self.recipe.baselines:
