@@ -202,6 +202,19 @@ def inspect(
 
 
 @app.command()
+def export(
+    directory: RunDirectory,
+    out: Annotated[Path, typer.Option("--out", help="Directory for items.parquet and queries.parquet.")],
+) -> None:
+    """Write the retriever's item and query vectors as Parquet, for another engine to serve."""
+    with _errors():
+        from twotower.pipeline.export import export_vectors
+
+        for path, rows in export_vectors(directory, out).values():
+            typer.echo(f"{path}: {rows:,} vectors")
+
+
+@app.command()
 def schema(
     path: Annotated[Path, typer.Argument(help="A Parquet or CSV file of events.", show_default=False)],
     query: Annotated[str, typer.Option("--query", help="Column of the query or user id.")],

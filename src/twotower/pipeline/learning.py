@@ -73,7 +73,12 @@ def _source(
     past = prepared.past(train) if model.history is not None else None
     if about.objective.kind == "pointwise":
         source = EventBatches(
-            prepared.interactions(train), prepared.queries, batch_size=size, past=past, seed=recipe.seed
+            prepared.interactions(train),
+            prepared.queries,
+            batch_size=size,
+            past=past,
+            strict_time=prepared.strict_time,
+            seed=recipe.seed,
         )
         valid = LabelledEvents(prepared, prepared.split.valid, prepared.split.history("valid"))
         return source, lambda model: valid.measure(model)
@@ -96,9 +101,15 @@ def _source(
     sequences = about.batches == "sequences" or (about.batches == "auto" and past is not None and pure)
     if not sequences:
         positives = prepared.positives(train)
-        return EventBatches(
-            positives, prepared.queries, batch_size=size, past=past, seed=recipe.seed
-        ), by_ranking
+        source = EventBatches(
+            positives,
+            prepared.queries,
+            batch_size=size,
+            past=past,
+            strict_time=prepared.strict_time,
+            seed=recipe.seed,
+        )
+        return source, by_ranking
     if past is None:
         raise ConfigError(f"model {name!r}: batches: sequences needs a model with a history")
     queries = prepared.request_columns(torch.arange(len(prepared.dataset.queries)), train)
@@ -200,7 +211,12 @@ class LabelledEvents:
         self.labels: Tensor = labelled.labels
         self.groups = labelled.query_keys
         self.batches = EventBatches(
-            labelled, prepared.queries, batch_size=rows, past=prepared.past(before), shuffle=False
+            labelled,
+            prepared.queries,
+            batch_size=rows,
+            past=prepared.past(before),
+            strict_time=prepared.strict_time,
+            shuffle=False,
         )
 
     @torch.inference_mode()

@@ -136,6 +136,11 @@ class Prepared:
         chosen = [column.plain() for column in columns if column.name in use]
         return FeatureSpec.parse({"columns": chosen}, where="features")
 
+    @property
+    def strict_time(self) -> bool:
+        """Whether a history ends before the target's own second."""
+        return self.recipe.history is not None and self.recipe.history.strict_time
+
     def interactions(self, events: pl.DataFrame) -> Interactions:
         """Events with keys, encoded context and, as label, whether they are positive."""
         d = self.dataset
@@ -177,20 +182,31 @@ class Prepared:
             keys = keys[torch.isin(keys, self.positives(before).query_keys)]
         return make_task(
             keys,
-            self.request_columns(keys, before),
+            self.request_columns(keys, before, target),
             self.history(before, "positive").lists().take(keys),
             self.history(before, self.recipe.evaluate.seen).seen().take(keys),
             History.of(target, len(self.dataset.queries)).lists().take(keys),
             self.n_items,
         )
 
-    def request_columns(self, keys: Tensor, before: pl.DataFrame) -> Batch:
-        """What models are shown of known queries: their columns, missing context, and their history."""
+    def request_columns(
+        self, keys: Tensor, before: pl.DataFrame, targets: Interactions | None = None
+    ) -> Batch:
+        """What models are shown of known queries: their columns, missing context, and their history.
+
+        With a strict-time history, events at the time of a query's first target are no history of it.
+        """
         query = self.queries.take(keys)
         missing = self.features.encode_context(self.dataset.events.clear(1))
         query = query.join(missing.take(torch.zeros_like(keys)))
         past = self.past(before)
-        return query if past is None else past.join(query, keys)
+        if past is None:
+            return query
+        if targets is None or not self.strict_time:
+            return past.join(query, keys)
+        positions = torch.full((past.history.n_queries,), torch.iinfo(torch.int64).max)
+        own = past.history.position_of(targets, strict_time=True)
+        return past.join(query, keys, positions.scatter_reduce(0, targets.query_keys, own, "amin")[keys])
 
 
 def _again(directory: Path) -> str:

@@ -26,6 +26,9 @@ class HistoryOption(Config):
     name: str = "history"
     max_length: int = Option(50, ge=1)
     events: Literal["positive", "all"] = Option("positive", description="which events make a history")
+    strict_time: bool = Option(
+        False, description="leave out what happened at the target's own time, whatever the row order says"
+    )
 
 
 class ModelRecipe(Config):
