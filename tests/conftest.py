@@ -1,30 +1,86 @@
-"""The rule of tests on real data: skipped when there is none, and never skipped when there is."""
+"""A recipe so small that training it takes a second, and one run of it that tests of the whole share."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-DATA = "TWOTOWER_DATA"
+from twotower.evaluate.report import Report
+from twotower.pipeline.changes import changed
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.recipe import Recipe
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"reader": "synthetic", "n_queries": 150, "n_items": 120},
+    "positive": {"label": "click"},
+    "history": {"max_length": 8},
+    "models": {
+        "retriever": {
+            "model": "two-tower",
+            "features": ["user", "country", "history", "item", "category", "tags"],
+            "config": {"embedding": 4, "layers": [8], "history": {"kind": "mean"}},
+            "objective": {"kind": "full-softmax"},
+            "train": {"epochs": 2, "batch_size": 64, "learning_rate": 0.01},
+        },
+        "ranker": {
+            "model": "dcn-v2",
+            "features": ["user", "history", "item", "category"],
+            "config": {
+                "embedding": 4,
+                "crosses": 1,
+                "layers": [8],
+                "history": {"kind": "mean"},
+                "pair": ["retrieve_score"],
+            },
+            "objective": {"kind": "lists", "share": 0.5},
+            "train": {"epochs": 1, "batch_size": 32},
+        },
+    },
+    "cascade": [
+        {"stage": "retrieve", "model": "retriever", "k": 30},
+        {"stage": "rank", "model": "ranker", "k": 10},
+    ],
+    "baselines": [{"name": "popularity"}],
+    "evaluate": {"requests_timed": 3, "samples": 100},
+    "threads": 1,
+}
+
+Tiny = Callable[..., dict[str, Any]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get(DATA):
-        return
-    for item in items:
-        if item.get_closest_marker("data"):
-            item.add_marker(pytest.mark.skip(reason=f"{DATA} is not set"))
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """The recipe as plain data; arguments change single keys, such as ``"split.kind=by-user"``."""
+    return lambda *changes: changed(copy.deepcopy(TINY), changes, "tiny")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    skipped = report.skipped and not hasattr(report, "wasxfail")
-    if skipped and os.environ.get(DATA) and item.get_closest_marker("data"):
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: skipped although {DATA} is set: {report.longrepr}"
-    return report
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: look at it, but copy its directory before changing a file in it."""
+
+    directory: Path
+    pipeline: Pipeline
+    report: Report
+    said: list[str]
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    directory, said = tmp_path_factory.mktemp("runs") / "tiny", list[str]()
+    pipeline = Pipeline(Recipe.parse(tiny()), directory, say=said.append)
+    return Trained(directory, pipeline, pipeline.run(), said)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """The tiny recipe asks for one thread, of the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
