@@ -1,0 +1,1 @@
+"""One script per question; each writes its answer to ``benchmarks/results``."""
