@@ -1,0 +1,53 @@
+"""Ids outside, keys inside."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twotower.data.catalogue import Catalogue
+from twotower.errors import DataError
+
+
+@pytest.mark.parametrize("ids", [[318, 50, -7], ["b", "a", "ü"]])
+def test_keys_are_rows_and_ids_come_back(ids):
+    catalogue = Catalogue(pl.Series("movie", ids))
+    assert (len(catalogue), catalogue.name, catalogue.all_ids().to_list()) == (3, "movie", ids)
+    assert catalogue.keys(pl.Series(ids)).tolist() == [0, 1, 2]
+    assert catalogue.ids(np.array([2, 0, 2])).to_list() == [ids[2], ids[0], ids[2]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "keys"),
+    [
+        (pl.Series([50, 999, 318, 50]), [1, -1, 0, 1]),
+        (pl.Series(["50", "abc", "318"]), [1, -1, 0]),  # as the command line gives them
+        (pl.Series([50, None]), [1, -1]),
+        (pl.Series([], dtype=pl.Int64), []),
+        (pl.Series([50], dtype=pl.UInt8), [1]),
+        (pl.Series(["99999999999999999999"]), [-1]),
+    ],
+)
+def test_an_unknown_id_has_no_key(asked, keys):
+    found = Catalogue(pl.Series("movie", [318, 50])).keys(asked)
+    assert (found.tolist(), found.dtype) == (keys, np.int64)
+
+
+def test_numbers_find_ids_that_are_words():
+    assert Catalogue(pl.Series("movie", ["7", "8"])).keys(pl.Series([8, 9])).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (pl.Series("movie", [1.5, 2.0]), "integers or strings, found Float64"),
+        (pl.Series("movie", [1, 1]), "present and unique"),
+        (pl.Series("movie", ["a", None]), "present and unique"),
+    ],
+)
+def test_ids_that_name_nobody_are_refused(ids, message):
+    with pytest.raises(DataError, match=rf"column movie: .*{message}"):
+        Catalogue(ids)
+
+
+def test_an_empty_catalogue_knows_nobody():
+    assert Catalogue(pl.Series("movie", [], dtype=pl.String)).keys(pl.Series(["a"])).tolist() == [-1]
