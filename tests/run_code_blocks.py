@@ -8,7 +8,8 @@ blocks share one namespace. What happens to a fenced block depends on its langua
 - ``python``: run; a block that begins with ``>>>`` is a doctest session.
 - ``bash``: run when its first line is ``# run``, otherwise it is there to be read.
 - ``text`` below ``<!-- output -->``: what the block before it must have printed (doctest's ``...`` and free
-  spaces). Below ``<!-- output, numbers vary -->`` only the words must agree.
+  spaces). Below ``<!-- output, numbers vary -->`` only the words must agree, and ``<!-- output begins -->``
+  asks for the first lines alone (``<!-- output begins, numbers vary -->`` for their words).
 - any language below ``<!-- file: NAME -->``: written to that file of the directory.
 - any language below ``<!-- not run: REASON -->``: left alone, and the reason is printed.
 
@@ -140,6 +141,8 @@ class Page:
         if self.printed is None:
             raise Failed(f"{block.place}: no block above has printed anything")
         wanted, found = block.code, self.printed
+        if block.note.startswith("output begins"):
+            found = "".join(found.splitlines(keepends=True)[: len(wanted.splitlines())])
         if "numbers vary" in block.note:
             wanted, found = (NUMBER.sub("0", re.sub(r"-{3,}", "---", text)) for text in (wanted, found))
         if not doctest.OutputChecker().check_output(wanted, found, FLAGS):
@@ -191,7 +194,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print(__doc__)
         return 2
-    named = [Path(argument).resolve() for argument in arguments]
+    named = [Path(argument) for argument in arguments]
     files = [page for path in named for page in (sorted(path.rglob("*.md")) if path.is_dir() else [path])]
     failures = [failure for file in files for failure in run_file(file)]
     for failure in failures:
