@@ -125,4 +125,4 @@ def _draw(
     drawn = np.clip(np.searchsorted(mass, place, "right") - 1, 0, len(vector) - 1)
     liking = 0.6 * np.einsum("ed,end->en", taste, vector[drawn])
     best = (liking + rng.gumbel(size=liking.shape)).argmax(1)
-    return drawn[np.arange(len(taste)), best]
+    return np.asarray(drawn[np.arange(len(taste)), best])

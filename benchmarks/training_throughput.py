@@ -29,14 +29,14 @@ from benchmarks.training_forms import FORMS, KEPT_HEAP
 
 BATCH = 4096
 RATES: dict[str, dict[str, Any]] = {  # the best on the validation part, see --tune
-    "dataloader": {"rate": 0.001},
-    "tuned": {"rate": 0.001},
-    "ours": {"rate": 0.001, "table_rate": 0.05},
+    "dataloader": {"rate": 0.003},
+    "tuned": {"rate": 0.003},
+    "ours": {"rate": 0.001, "table_rate": 0.1},
 }
-GRID = {
-    "tuned": [{"rate": rate} for rate in (3e-4, 1e-3, 3e-3)],
+GRID: dict[str, list[dict[str, Any]]] = {
+    "tuned": [{"rate": rate} for rate in (1e-3, 3e-3, 1e-2)],
     "ours": [
-        *({"rate": 1e-3, "table_rate": rate} for rate in (0.02, 0.05, 0.1)),
+        *({"rate": 1e-3, "table_rate": rate} for rate in (0.02, 0.05, 0.1, 0.2)),
         *({"rate": 1e-3, "table_rate": r, "table_optimizer": "sparse_adam"} for r in (1e-3, 3e-3)),
     ],
 }
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--lap", type=int, default=20, help="steps of a form in a round")
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
-    parser.add_argument("--steps", type=int, default=732, help="of the curves; 244 are an epoch")
+    parser.add_argument("--steps", type=int, default=490, help="of the curves; 245 are an epoch")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the curves")
     parser.add_argument("--seed", type=int, default=0, help="of the data and of the timed runs")
     parser.add_argument("--tune", action="store_true")
