@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: demo test lint bench docs clean
+.PHONY: help demo test lint bench docs clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
 
 demo: $(READY)            ## train and measure a cascade on the embedded data; ends with the funnel
 	$(BIN)/twotower run recipes/demo.yaml
 
-test: $(READY)            ## all tests; those on real data run when TWOTOWER_DATA is set
-	$(BIN)/python -m pytest -q
+test: $(READY)            ## all tests, or ARGS="-k splits"; those on real data run when TWOTOWER_DATA is set
+	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(READY)            ## style and types
 	$(BIN)/ruff check .
@@ -20,10 +23,11 @@ bench: $(READY)           ## full-size measurements (hours); results land in ben
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
-docs: $(READY)            ## run every code block of README.md and docs/
+docs: $(READY)            ## run every code block of README.md and docs/; check the table of recipe keys
+	$(BIN)/python docs/make_recipe_reference.py --check
 	$(BIN)/python tests/run_code_blocks.py README.md docs
 
-clean:
+clean:                    ## remove the environment and all runs
 	rm -rf .venv runs
 
 $(READY): pyproject.toml constraints.txt

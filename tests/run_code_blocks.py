@@ -104,11 +104,10 @@ class Page:
 
     def program(self, block: Block) -> None:
         # empty lines in front make the traceback name the line of the page
-        code = compile("\n" * (block.line - 1) + block.code, str(block.file), "exec")
-        out = io.StringIO()
+        code, out = "\n" * (block.line - 1) + block.code, io.StringIO()
         try:
             with contextlib.redirect_stdout(out):
-                exec(code, self.names)
+                exec(compile(code, str(block.file), "exec"), self.names)
         except BaseException as error:
             raise Failed(f"{_place_of(error, block)}: {traceback.format_exc(limit=-3)}") from error
         self.printed = out.getvalue()
