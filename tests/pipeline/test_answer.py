@@ -1,0 +1,139 @@
+"""Answers for one query: known, or described."""
+
+import pytest
+import torch
+
+from twotower.cascade.stage import Request
+from twotower.errors import ConfigError, DataError
+from twotower.pipeline.answer import Answerer
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.recipe import Recipe
+from twotower.types import Batch
+
+USER = 1000001
+
+
+@pytest.fixture(scope="module")
+def answerer(trained):
+    return Answerer.open(trained.directory)
+
+
+def items(answer):
+    return answer.items["item"].to_list()
+
+
+def test_a_known_user_gets_k_items_not_seen_before(answerer):
+    answer = answerer.answer(user=USER, k=7)
+    seen = set(answerer.events.filter(answerer.events["user"] == USER)["item"])
+    assert answer.items["rank"].to_list() == list(range(1, 8))
+    assert not seen & set(items(answer))
+    assert answer.items.columns == ["rank", "item", "title", "retrieve score", "rank score"]
+    scores = answer.items["rank score"].to_list()
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_ids_may_come_as_words(answerer):
+    assert items(answerer.answer(user=str(USER))) == items(answerer.answer(user=USER))
+
+
+def test_titles_belong_to_their_items(answerer):
+    answer, table = answerer.answer(user=USER), answerer.prepared.dataset.items
+    titles = dict(zip(table["item"], table["title"], strict=True))
+    assert answer.items["title"].to_list() == [titles[item] for item in items(answer)]
+
+
+def test_k_above_the_depths_deepens_the_stages(answerer):
+    assert len(answerer.answer(features={}, k=50).items) == 50
+
+
+def test_k_above_the_catalogue_gives_all_that_is_left(answerer):
+    answer = answerer.answer(user=USER, k=1000)
+    seen = answerer.events.filter(answerer.events["user"] == USER)["item"].n_unique()
+    assert len(answer.items) == 120 - seen
+
+
+def test_depths_are_asked_by_stage(answerer):
+    answer = answerer.answer(user=USER, k=5, depths={"retrieve": 12})
+    assert [(s.stage, s.asked) for s in answer.trace.steps] == [("retrieve", 12), ("rank", 5)]
+    assert len(answerer.answer(user=USER, depths={"retrieve": 0}).items) == 0
+    with pytest.raises(ConfigError, match="no stage is called"):
+        answerer.answer(user=USER, depths={"prerank": 3})
+
+
+def test_someone_unseen_is_answered_by_features_and_history(answerer):
+    bought = [50000003, 50000006]
+    answer = answerer.answer(features={"country": "de"}, history=bought, k=6)
+    assert len(answer.items) == 6
+    assert not set(bought) & set(items(answer))
+    assert answer.who == "unseen query"
+    assert items(answerer.answer(features={"country": "de"}, k=6)) != items(answer)
+
+
+def test_features_may_all_be_missing(answerer):
+    assert len(answerer.answer(features={}, k=3).items) == 3
+
+
+def test_a_described_query_scores_as_the_known_one_it_describes(answerer):
+    """The online way of encoding is the offline one."""
+    prepared, cascade = answerer.prepared, answerer.cascade
+    key = prepared.dataset.query_catalogue.keys(prepared.dataset.queries["user"][:1])
+    row = prepared.dataset.queries.row(0, named=True)
+    own = answerer.events.filter(answerer.events["user"] == row["user"])
+    clicked = own.filter(own["click"] == 1).sort("timestamp", "row")["item"].to_list()
+    assert clicked
+    known = prepared.request_columns(torch.from_numpy(key.copy()), own)
+    request, _ = answerer._unseen({n: row[n] for n in ("user", "country", "age")}, clicked)
+    assert sorted(request.query) == sorted(known)
+    for name, column in known.items():
+        assert torch.equal(request.query[name], column), name
+    one, _ = cascade(Request(Batch(known)))
+    other, _ = cascade(Request(request.query))
+    assert torch.equal(one.keys, other.keys)
+
+
+def test_a_history_longer_than_the_column_keeps_its_end(answerer):
+    ids = answerer.prepared.dataset.items["item"].to_list()
+    request, _ = answerer._unseen({}, ids[:30])
+    index = answerer.prepared.features.item_index_of_keys(answerer.prepared.dataset.items)
+    assert request.query["history"][0].tolist() == index[22:30].tolist()
+    assert request.exclude[0].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "name a known user, or give the features"),
+        ({"user": USER, "features": {}}, "name a known user, or give the features"),
+        ({"user": USER, "history": [50000003]}, "a known user's history is known"),
+        ({"user": 5}, "no user has the id 5; describe an unseen one with its features"),
+        ({"user": "anna"}, "no user has the id 'anna'"),
+        ({"features": {}, "history": [1, 50000003, "x"]}, "the catalogue holds no item 1, x$"),
+        ({"features": {"contry": "de"}}, "unknown field 'contry'; did you mean 'country'"),
+        ({"features": {"history": [50000003]}}, "'history' is made of a history of items; give that instead"),
+    ],
+)
+def test_what_cannot_be_answered_says_why(answerer, asked, message):
+    with pytest.raises(ConfigError, match=message):
+        answerer.answer(**asked)
+
+
+def test_a_value_of_the_wrong_type_is_a_data_error(answerer):
+    with pytest.raises(DataError, match="column country"):
+        answerer.answer(features={"country": {"name": "de"}})
+
+
+def test_plain_and_text(answerer):
+    answer = answerer.answer(user=USER, k=2)
+    plain = answer.plain()
+    assert plain["query"] == f"user {USER}"
+    assert [row["item"] for row in plain["items"]] == items(answer)
+    assert [step["stage"] for step in plain["trace"]] == ["retrieve", "rank"]
+    assert answer.text().startswith(f"user {USER}\n")
+    assert "retrieve: catalogue -> " in answer.text()
+
+
+def test_a_run_without_a_cascade_has_nothing_to_answer_with(tiny, tmp_path):
+    plain = tiny("cascade=[]", "models.ranker.objective={kind: pointwise}", "models.ranker.config.pair=[]")
+    Pipeline(Recipe.parse(plain), tmp_path).prepare()
+    with pytest.raises(ConfigError, match="the recipe has no cascade"):
+        Answerer.open(tmp_path)

@@ -1,0 +1,85 @@
+"""Which steps are done, and what they were made from."""
+
+import pytest
+
+from twotower.errors import StorageError
+from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
+
+
+@pytest.fixture
+def space(tmp_path):
+    return Workspace(tmp_path / "run")
+
+
+def test_a_step_is_done_for_its_own_inputs_only(space):
+    space.begin("train a", "one")
+    assert not space.done("train a", "one")
+    space.finish("train a", "one")
+    assert space.done("train a", "one")
+    assert not space.done("train a", "two")
+    assert not space.done("train b", "one")
+
+
+def test_a_step_whose_output_is_gone_is_not_done(space, tmp_path):
+    (tmp_path / "made").touch()
+    space.finish("train a", "one")
+    assert space.done("train a", "one", tmp_path / "made")
+    assert not space.done("train a", "one", tmp_path / "made", tmp_path / "gone")
+
+
+def test_only_the_same_inputs_may_go_on(space):
+    assert not space.resumable("train a", "one")
+    space.begin("train a", "one")
+    assert space.resumable("train a", "one")
+    assert not space.resumable("train a", "two")
+    assert space.finished() == {}
+    space.finish("train a", "one")
+    assert space.resumable("train a", "one")
+    assert space.finished() == {"train a": "one"}
+
+
+def test_beginning_removes_what_it_is_told_to(space, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/file").touch()
+    (tmp_path / "kept").touch()
+    space.begin("prepare", "one", tmp_path / "old", tmp_path / "never there")
+    assert not (tmp_path / "old").exists()
+    assert (tmp_path / "kept").exists()
+
+
+def test_a_memory_that_cannot_be_read_says_what_to_do(space):
+    write_text(space.directory / "steps.json", "{")
+    with pytest.raises(StorageError, match=r"steps.json: not readable.*remove it"):
+        space.done("prepare", "one")
+
+
+def test_fingerprints_are_of_content():
+    assert fingerprint({"a": 1, "b": 2}, [3]) == fingerprint({"b": 2, "a": 1}, [3])
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint("a", "b") != fingerprint("ab")
+
+
+def test_files_are_told_apart_by_name_size_and_time(tmp_path):
+    (tmp_path / "a.csv").write_text("1")
+    before = fingerprint_of_files(tmp_path)
+    assert before == fingerprint_of_files(tmp_path)
+    (tmp_path / "a.csv").write_text("12")
+    changed = fingerprint_of_files(tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/c.csv").touch()
+    assert before != changed != fingerprint_of_files(tmp_path)
+    assert fingerprint_of_files(tmp_path / "a.csv")[0][1] == 2
+    assert fingerprint_of_files(tmp_path / "none") == fingerprint_of_files(None) == []
+
+
+def test_text_is_replaced_at_once(tmp_path):
+    write_text(tmp_path / "deep/er/a.txt", "one")
+    write_text(tmp_path / "deep/er/a.txt", "two")
+    assert [path.name for path in (tmp_path / "deep/er").iterdir()] == ["a.txt"]
+    assert (tmp_path / "deep/er/a.txt").read_text() == "two"
+
+
+def test_where_no_directory_can_be_made_it_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="could not be made"):
+        write_text(tmp_path / "file/below/a.txt", "one")
