@@ -24,7 +24,7 @@ def test_known_to_fail():
 
 
 def outcome(folder: Path, **environment: str) -> str:
-    shutil.copy(Path(__file__).parent / "conftest.py", folder)
+    shutil.copy(Path(__file__).parents[1] / "conftest.py", folder)
     (folder / "test_it.py").write_text(PROGRAM)
     inherited = {name: value for name, value in os.environ.items() if name != "TWOTOWER_DATA"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "test_it.py"]
