@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
+from twotower.cli.main import app
 from twotower.evaluate.report import Report
 from twotower.pipeline.changes import changed
 from twotower.pipeline.pipeline import Pipeline
@@ -76,6 +78,13 @@ def trained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     directory, said = tmp_path_factory.mktemp("runs") / "tiny", list[str]()
     pipeline = Pipeline(Recipe.parse(tiny()), directory, say=said.append)
     return Trained(directory, pipeline, pipeline.run(), said)
+
+
+@pytest.fixture
+def twotower(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command line in this process: ``twotower("run", path, "--json")``."""
+    monkeypatch.setattr("twotower.memory.keep_heap", lambda: False)  # it would hold for all tests to come
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session", autouse=True)

