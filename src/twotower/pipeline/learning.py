@@ -99,6 +99,10 @@ def _source(
     if about.batches == "sequences" and not pure:
         raise ConfigError(f"model {name!r}: batches: sequences needs history: {{events: positive}}")
     sequences = about.batches == "sequences" or (about.batches == "auto" and past is not None and pure)
+    if sequences and recipe.weights is not None:
+        raise ConfigError(
+            f"model {name!r}: weights belong to events; sequences have none (set batches: events)"
+        )
     if not sequences:
         positives = prepared.positives(train)
         source = EventBatches(

@@ -152,7 +152,11 @@ class Prepared:
             context=self.features.encode_context(events),
         )
         positive = torch.from_numpy(self.recipe.positive.mask(events).to_numpy().copy())
-        return replace(plain, labels=positive.float())
+        weights = plain.weights
+        if self.recipe.weights is not None:
+            rule = self.recipe.weights.of(events)
+            weights = rule if weights is None else weights * rule
+        return replace(plain, labels=positive.float(), weights=weights)
 
     def positives(self, events: pl.DataFrame) -> Interactions:
         """The positive events among them."""

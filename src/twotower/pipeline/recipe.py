@@ -13,6 +13,7 @@ from twotower.config import Config, load_yaml
 from twotower.data.positives import Positive
 from twotower.data.readers import DataConfig
 from twotower.data.splits import SplitConfig
+from twotower.data.weights import SampleWeights
 from twotower.index.build import IndexConfig
 from twotower.metrics.ranking import Measure
 from twotower.models.catalogue import model_class
@@ -89,6 +90,7 @@ class Recipe(Config):
         default_factory=dict, description="changes to the reader's schema, such as movie: {dropout: 0.1}"
     )
     positive: Positive = Positive()
+    weights: SampleWeights | None = Option(None, description="how much training events count, by a column")
     split: SplitConfig = SplitConfig()
     history: HistoryOption | None = HistoryOption()
     models: dict[str, ModelRecipe] = Option(min_length=1)
