@@ -61,7 +61,7 @@ class Pipeline:
         self.recipe, self.space = recipe, Workspace(directory)
         self.path = None if data is None else Path(data)
         self.on_error, self.say, self.events = on_error, say, events
-        self.earlier = None if warm_from is None else Earlier(warm_from)
+        self.earlier = Earlier.remembered(self.space) if warm_from is None else Earlier(warm_from)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
 
@@ -88,6 +88,8 @@ class Pipeline:
                 self.recipe, self.path, self.on_error, self.earlier.features if self.earlier else None
             )
             prepared.save(self.space.data)
+            if self.earlier is not None:
+                self.earlier.remember(self.space)
             self.space.finish("prepare", mark)
             self.__dict__["prepared"] = prepared
         self.space.write_recipe(self.recipe)  # what is asked of the run's models may change without its data
@@ -110,7 +112,7 @@ class Pipeline:
             r.positive.plain(),
             r.split.plain(),
             history,
-            self.earlier and self.earlier.digest(),
+            self.earlier and self.earlier.digest,
         )
         finished = self.space.finished().get("prepare", "")
         if self.path is None and finished.startswith(rules):

@@ -46,6 +46,13 @@ class ModelRecipe(Config):
     objective: ObjectiveConfig
     train: TrainSettings = TrainSettings()
 
+    @field_validator("train")
+    @classmethod
+    def _one_seed(cls, train: TrainSettings) -> TrainSettings:
+        if train.seed:
+            raise ValueError("models share the recipe's own seed: set seed at the top level")
+        return train
+
 
 class StageRecipe(Config):
     """One stage of the cascade."""

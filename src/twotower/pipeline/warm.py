@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +16,30 @@ from twotower.errors import MismatchError
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model
 from twotower.nn.embedding import Embeddings
-from twotower.pipeline.workspace import Workspace
+from twotower.pipeline.workspace import Workspace, write_text
 from twotower.train.warm_start import WarmStart, warm_start
 
 
 class Earlier:
     """A finished run to start from. New ids begin as the unknown row: the first scores are the old ones."""
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, digest: str | None = None) -> None:
         self.space = Workspace(directory)
-        self.features = Features.load(self.space.data / "features")
+        self.digest = digest or self.features.digest()
 
-    def digest(self) -> str:
-        return self.features.digest()
+    @cached_property
+    def features(self) -> Features:
+        return Features.load(self.space.data / "features")
+
+    @classmethod
+    def remembered(cls, space: Workspace) -> Earlier | None:
+        """What the run in this workspace was started from; the earlier run may be gone since."""
+        path = space.directory / "warm.json"
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def remember(self, space: Workspace) -> None:
+        about = {"directory": str(self.space.directory.resolve()), "digest": self.digest}
+        write_text(space.directory / "warm.json", json.dumps(about, indent=2))
 
     def start(self, name: str, model: Model, features: Features) -> WarmStart:
         """Copy the earlier run's model of this name into ``model``, whose vocabularies are ``features``'."""

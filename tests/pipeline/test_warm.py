@@ -1,0 +1,98 @@
+"""A run started from an earlier one: grown vocabularies, the same first scores, remembered later."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from twotower.errors import ConfigError, MismatchError
+from twotower.models.catalogue import load_model, make_model
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.warm import Earlier
+from twotower.types import UNKNOWN
+
+PLAIN = {
+    "name": "tiny",
+    "data": {"reader": "synthetic", "n_queries": 80, "n_items": 60},
+    "positive": {"label": "click"},
+    "split": {"kind": "time", "fractions": [0.5, 0.25, 0.25]},
+    "models": {
+        "towers": {
+            "model": "two-tower",
+            "config": {"embedding": 4, "layers": [8, 4], "history": {"kind": "mean"}},
+            "objective": {"kind": "in-batch"},
+            "batches": "events",
+            "train": {"epochs": 1, "batch_size": 256},
+        }
+    },
+}
+LATER = PLAIN | {"split": {"kind": "time", "fractions": [0.8, 0.1, 0.1]}}
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "old"
+    pipeline = Pipeline(Recipe.parse(PLAIN), directory)
+    pipeline.prepare()
+    pipeline.train()
+    return directory
+
+
+def test_known_rows_are_taken_over_and_new_ones_begin_as_the_unknown(earlier, tmp_path):
+    prepared = Pipeline(Recipe.parse(LATER), tmp_path, warm_from=earlier).prepare()
+    old, old_features = load_model(earlier / "models" / "towers"), Earlier(earlier).features
+    about = prepared.recipe.models["towers"]
+    new = make_model(about.model, prepared.spec(None), about.config)
+    Earlier(earlier).start("towers", new, prepared.features)
+    grown = prepared.features.vocabulary("user").values
+    before = set(old_features.vocabulary("user").values.to_list())
+    assert len(grown) > len(before), "the later split must bring new users, or this test shows nothing"
+    table, start = new.embeddings.table.weight, new.embeddings.starts["user"]
+    old_table, old_start = old.embeddings.table.weight, old.embeddings.starts["user"]
+    for row, user in enumerate(grown.to_list(), start=2):
+        place = old_features.vocabulary("user").encode(grown.filter(grown == user))[0]
+        assert (place == UNKNOWN) == (user not in before)
+        assert torch.equal(table[start + row], old_table[old_start + place])
+    # so the first scores are the old ones, for known and for new
+    old_items = old_features.encode_items(prepared.dataset.items)
+    torch.testing.assert_close(
+        new.eval().encode_item(prepared.items)["vector"], old.encode_item(old_items)["vector"]
+    )
+
+
+def test_a_warm_run_remembers_what_it_was_started_from(earlier, tmp_path):
+    source = tmp_path / "old"
+    shutil.copytree(earlier, source)
+    Pipeline(Recipe.parse(LATER), tmp_path / "new", warm_from=source).run()
+    weights = tmp_path / "new" / "models" / "towers" / "model.safetensors"
+    bytes_before = weights.read_bytes()
+    shutil.rmtree(source)  # the earlier run may be gone by then
+    told: list[str] = []
+    again = Pipeline(Recipe.parse(LATER), tmp_path / "new", say=told.append)
+    again.run()
+    assert "towers: trained already" in told
+    assert weights.read_bytes() == bytes_before
+    assert json.loads((tmp_path / "new" / "warm.json").read_text())["digest"]
+
+
+def test_another_kind_of_model_is_refused(earlier, tmp_path):
+    plain = json.loads(json.dumps(LATER))
+    plain["models"]["towers"] |= {
+        "model": "dcn-v2",
+        "config": {"embedding": 4, "layers": [4]},
+        "objective": {"kind": "pointwise"},
+        "batches": "auto",
+    }
+    pipeline = Pipeline(Recipe.parse(plain), tmp_path, warm_from=earlier)
+    pipeline.prepare()
+    with pytest.raises(MismatchError, match="needs the same model"):
+        pipeline.train()
+
+
+def test_a_seed_of_its_own_is_refused():
+    plain = json.loads(json.dumps(PLAIN))
+    plain["models"]["towers"]["train"]["seed"] = 3
+    with pytest.raises(ConfigError, match="seed at the top level"):
+        Recipe.parse(plain)
