@@ -131,9 +131,11 @@ class Pipeline:
     def _train_one(self, name: str) -> Model:
         step, directory = f"train {name}", self.space.model(name)
         mark = self._train_mark(name)
-        if self.space.done(step, mark, *self._made(name)):
+        if self.space.done(step, mark, directory / "model.json"):
             self.say(f"{name}: trained already")
-            return self.model(name)
+            model = self.model(name)
+            self._build(name, model)
+            return model
         resumable = self.space.resumable(step, mark)  # else made from other inputs: start over
         self.space.begin(step, mark, *([] if resumable else [directory]))
         about = self.recipe.models[name]
@@ -150,8 +152,8 @@ class Pipeline:
         )
         save_model(model, about.model, directory)
         write_text(directory / "result.json", json.dumps(_plain(result), indent=2))
-        self._build(name, model)
         self.space.finish(step, mark)
+        self._build(name, model)
         return model
 
     def _warm(self, name: str) -> Callable[[Model], None] | None:
@@ -164,32 +166,32 @@ class Pipeline:
 
         return start
 
-    def _made(self, name: str) -> list[Path]:
-        """What training a model leaves behind."""
-        kept = {"retrieve": self.space.index(name), "rank": self.space.table(name)}
-        stages = [stage.stage for stage in self.recipe.cascade if stage.model == name]
-        return [self.space.model(name) / "model.json", *(kept[stage] for stage in stages)]
-
     def _train_mark(self, name: str) -> str:
-        upstream = [self._train_mark(s.model) for s in self._stages_before(name)]
-        stages = [s.plain() for s in self.recipe.cascade if s.model == name or upstream]
-        judged = self.recipe.evaluate  # the validation task chooses the epoch, and teaches by lists
-        if self.recipe.models[name].objective.kind != "pointwise":
+        """All that a model's parameters depend on; how deep its own stage goes is not among it."""
+        about, judged = self.recipe.models[name], self.recipe.evaluate
+        upstream: list[Any] = []
+        if about.objective.kind != "pointwise":  # the validation task chooses the epoch
             upstream += [judged.seen, judged.queries]
-        return fingerprint(
-            self._prepare_mark(), self.recipe.models[name].plain(), self.recipe.seed, stages, upstream
-        )
+        if about.objective.kind == "lists":
+            before = self._stages_before(name)
+            upstream += [[stage.plain(), self._train_mark(stage.model)] for stage in before]
+        return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
 
     def _build(self, name: str, model: Model) -> None:
         """What serving keeps per item: the index of a retriever, the table of a ranker."""
+        stages = [stage for stage in self.recipe.cascade if stage.model == name]
+        kept = {"retrieve": self.space.index(name), "rank": self.space.table(name)}
+        step = f"build {name}"
+        mark = fingerprint(model.digest(), [[stage.stage, stage.index.plain()] for stage in stages])
+        if self.space.done(step, mark, *(kept[stage.stage] for stage in stages)):
+            return
+        self.space.begin(step, mark)
         items, n_items = self.prepared.items, self.prepared.n_items
 
         def encode(keys: Tensor) -> Rep:
             return model.encode_item(items.take(keys))
 
-        for stage in self.recipe.cascade:
-            if stage.model != name:
-                continue
+        for stage in stages:
             if stage.stage == "retrieve":
                 table = ItemTable.build(encode, n_items, model.item_specs(), model.digest())
                 index = build_index(stage.index, table.stored["vector"], produced_by=model.digest())
@@ -202,6 +204,7 @@ class Pipeline:
                     model.digest(),
                     directory=self.space.table(name),
                 )
+        self.space.finish(step, mark)
 
     def model(self, name: str) -> Model:
         return load_model(self.space.model(name))
