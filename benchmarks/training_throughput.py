@@ -67,11 +67,13 @@ def throughput(data: Path, threads: int, rounds: int, lap: int, seed: int) -> di
         for other in FORMS
         if other != "ours"
     }
-    return {
+    summary = {
         "examples_per_s": {form: _spread(values, 0) for form, values in rates.items()},
         "ms_per_step": {form: _spread([1e3 * s / lap for s in t], 1) for form, t in seconds.items()},
         "ours_over": {other: _spread(values, 2) for other, values in ratios.items()},
     }
+    _say(json.dumps(summary))
+    return summary
 
 
 def curve(
