@@ -137,3 +137,24 @@ def test_impossible_requests_are_refused(options, message):
 def test_keys_outside_the_table_are_refused():
     with pytest.raises(DataError, match="table of queries"):
         SequenceBatches(past([3, 3], 3), Batch(age=torch.zeros(1)), batch_size=1)
+
+
+def test_a_horizon_draws_each_target_from_the_next_events_with_equal_probability():
+    items = torch.arange(10)
+    events = Interactions(torch.zeros(10, dtype=torch.int64), items, times=items, rows=items)
+    past = HistoryColumn("history", History.of(events, 1), torch.arange(10) + 2, max_length=20)
+    batches = SequenceBatches(past, Batch(), batch_size=1, horizon=3)
+    ahead = torch.cat([next(batches.epoch(number)).items - items[:9] for number in range(600)])  # (600, 9)
+    assert ahead.min() == 1
+    assert ahead.max(0).values.tolist() == [3] * 7 + [2, 1], "never beyond the history's end"
+    shares = torch.stack([(ahead[:, 0] == n).double().mean() for n in (1, 2, 3)])
+    assert (shares - 1 / 3).abs().max() < 0.08  # 4 standard deviations of 600 draws
+    again = SequenceBatches(past, Batch(), batch_size=1, horizon=3)
+    assert torch.equal(next(again.epoch(5)).items, next(batches.epoch(5)).items)
+
+
+def test_a_horizon_of_one_is_the_next_event():
+    items = torch.arange(6)
+    events = Interactions(torch.zeros(6, dtype=torch.int64), items, times=items, rows=items)
+    past = HistoryColumn("history", History.of(events, 1), torch.arange(6) + 2, max_length=20)
+    assert next(SequenceBatches(past, Batch(), batch_size=1).epoch(0)).items.tolist() == [[1, 2, 3, 4, 5]]

@@ -12,7 +12,7 @@ from twotower.data.batches import Examples, check_queries
 from twotower.data.history import HistoryColumn
 from twotower.data.sharding import generator_at
 from twotower.errors import ConfigError
-from twotower.types import Batch
+from twotower.types import NO_ITEM, Batch
 
 Windows = Literal["last", "all"]
 
@@ -36,6 +36,10 @@ class SequenceBatches:
     windows
         ``last`` keeps the most recent L + 1 events of a query; ``all`` cuts a longer history into several
         rows so that every event but the first is a target once.
+    horizon
+        The target of a place is drawn anew each epoch from the next so many events, not always the very
+        next: what will be liked soon rather than what comes next (the dense all-action loss of PinnerFormer,
+        Pancha et al., KDD 2022). 1 is next-event prediction.
     bucket
         Rows are mixed freely among rows whose length differs by less than this; 1 pads least, more mixes
         better.
@@ -51,21 +55,23 @@ class SequenceBatches:
         batch_size: int,
         tokens_per_batch: int | None = None,
         windows: Windows = "last",
+        horizon: int = 1,
         bucket: int = 16,
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if min(batch_size, bucket, past.max_length, world) < 1 or not 0 <= rank < world:
+        if min(batch_size, bucket, past.max_length, world, horizon) < 1 or not 0 <= rank < world:
             raise ConfigError(
-                "batch_size, bucket, max_length and world must be positive, rank within 0..world-1; "
-                f"found {batch_size}, {bucket}, {past.max_length}, {world} and {rank}"
+                "batch_size, bucket, max_length, horizon and world must be positive, rank within 0..world-1; "
+                f"found {batch_size}, {bucket}, {past.max_length}, {horizon}, {world} and {rank}"
             )
         if tokens_per_batch is not None and tokens_per_batch < past.max_length:
             raise ConfigError(f"tokens_per_batch={tokens_per_batch} is below max_length={past.max_length}")
         self._past, self._queries = past, queries
         self._shuffle, self._seed, self._rank, self._world = shuffle, seed, rank, world
+        self._horizon = horizon
         self._keys, self._starts, self._lengths = _rows(past, windows)
         self.skipped = int((past.history.lengths < 2).sum())
         if len(self._keys) < world:
@@ -101,16 +107,30 @@ class SequenceBatches:
         order = order[self._buckets[order].argsort(descending=True, stable=True)]
         for step in steps[start_step:].tolist():
             first, n = self._bounds[step], self._bounds[step + 1] - self._bounds[step]
-            yield self._batch(
-                order[first + n * self._rank // self._world : first + n * (self._rank + 1) // self._world]
-            )
+            own = order[first + n * self._rank // self._world : first + n * (self._rank + 1) // self._world]
+            yield self._batch(own, generator_at(self._seed, number, step, self._rank))
 
-    def _batch(self, at: Tensor) -> Examples:
+    def _batch(self, at: Tensor, generator: torch.Generator) -> Examples:
         keys, starts, lengths = self._keys[at], self._starts[at], self._lengths[at]
         width = int(lengths.max())
         history = Batch({self._past.name: self._past.window(starts, lengths, width)})
-        targets = self._past.history.window(starts + 1, lengths, width)
+        if self._horizon == 1:
+            targets = self._past.history.window(starts + 1, lengths, width)
+        else:
+            targets = self._later(keys, starts, lengths, width, generator)
         return Examples(self._queries.take(keys).join(history), targets, keys)
+
+    def _later(
+        self, keys: Tensor, starts: Tensor, lengths: Tensor, width: int, generator: torch.Generator
+    ) -> Tensor:
+        """(B, width) one of the next ``horizon`` events of each place, all with the same probability."""
+        history = self._past.history
+        place = torch.arange(width)
+        following = starts[:, None] + place + 1  # the very next event
+        left = (history.offsets[keys + 1][:, None] - following).clamp(min=1, max=self._horizon)
+        ahead = (torch.rand(left.shape, generator=generator, dtype=torch.float64) * left).long()
+        chosen = history.items[(following + ahead).clamp(max=len(history) - 1)]
+        return chosen.masked_fill(place >= lengths[:, None], NO_ITEM)
 
 
 def _rows(past: HistoryColumn, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:

@@ -87,6 +87,7 @@ class DCNv2(Model):
             self.pair_norm = RowNorm(len(config.pair))
             self.pair_vector = nn.Linear(len(config.pair), config.embedding)
             self.pair_weight = nn.Parameter(torch.ones(len(config.pair)))
+            nn.init.zeros_(self.out.weight)  # so the first scores are the pair fields' own
 
     def encode_query(self, query: Batch) -> Rep:
         parts = [self.embeddings(query, self.query_columns).flatten(-2)] if self.query_columns else []

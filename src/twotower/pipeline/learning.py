@@ -66,6 +66,7 @@ def _source(
     """What the model reads, and how its epochs are compared."""
     about, recipe = prepared.recipe.models[name], prepared.recipe
     size, train = about.train.batch_size, prepared.split.train
+    source: BatchSource[Examples]
     if isinstance(about.objective, ListsConfig):
         if before is None:
             raise ConfigError(f"model {name!r} learns from lists, but no stage stands before it")
@@ -118,7 +119,10 @@ def _source(
         raise ConfigError(f"model {name!r}: batches: sequences needs a model with a history")
     queries = prepared.request_columns(torch.arange(len(prepared.dataset.queries)), train)
     queries = Batch((n, t) for n, t in queries.items() if n != past.name)
-    return SequenceBatches(past, queries, batch_size=size, windows="all", seed=recipe.seed), by_ranking
+    source = SequenceBatches(
+        past, queries, batch_size=size, windows="all", horizon=about.horizon, seed=recipe.seed
+    )
+    return source, by_ranking
 
 
 def _lists(

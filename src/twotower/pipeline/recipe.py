@@ -43,6 +43,9 @@ class ModelRecipe(Config):
     batches: Literal["auto", "events", "sequences"] = Option(
         "auto", description="softmax objectives: single events, or whole histories; auto: as the model reads"
     )
+    horizon: int = Option(
+        1, ge=1, description="sequences: the target is one of so many next events, drawn anew each epoch"
+    )
     objective: ObjectiveConfig
     train: TrainSettings = TrainSettings()
 
