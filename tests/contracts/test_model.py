@@ -75,6 +75,9 @@ def named(request):
     for buffer in model.buffers():  # running statistics as after some training, so that norms do something
         if buffer.dtype.is_floating_point:
             buffer.uniform_(0.5, 1.5)
+    for parameter in model.parameters():  # a layer that starts at zero would hide what stands before it
+        if not parameter.any():
+            torch.nn.init.normal_(parameter)
     return name, model.eval()
 
 

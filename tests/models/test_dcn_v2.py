@@ -58,6 +58,8 @@ def test_every_storage_depth_scores_like_the_paper(store, rank):
 def test_pair_fields_enter_as_a_field_and_as_a_shortcut():
     torch.manual_seed(0)
     model = DCNv2(SPEC, DCNv2Config(embedding=3, layers=(5,), pair=("a", "b"))).eval()
+    assert (model.out.weight == 0).all(), "the first scores are the pair fields' own"
+    torch.nn.init.normal_(model.out.weight)
     model.pair_norm.norm.running_mean.uniform_()
     model.pair_norm.norm.running_var.uniform_(0.5, 2)
     pair = torch.randn(2, 3, 2)

@@ -42,7 +42,9 @@ def two_tower(**more):
 
 def dcn(**more):
     torch.manual_seed(1)
-    return make_model("dcn-v2", SPEC, {"embedding": 4, "layers": [8], "dropout": 0.0, **more})
+    model = make_model("dcn-v2", SPEC, {"embedding": 4, "layers": [8], "dropout": 0.0, **more})
+    torch.nn.init.normal_(model.out.weight)  # with pair fields it starts at zero, and would hide the rest
+    return model
 
 
 def events(weights=False):
@@ -235,6 +237,23 @@ def test_lists_without_any_positive_teach_nothing():
     loss.backward()
     assert loss == 0
     assert all((p.grad is None) or (p.grad == 0).all() for p in model.parameters())
+
+
+def test_lists_may_count_positives_instead():
+    model, examples = dcn().eval(), lists()
+    labels = examples.labels.clone()
+    labels[0, :2] = 1.0  # a list with two positives weighs twice as much
+    gains = labels * (examples.items != NO_ITEM)
+    more = Examples(examples.query, examples.items, examples.query_keys, labels, pair=examples.pair)
+    each = []
+    for b in range(len(labels)):
+        one = Examples(
+            more.query.slice(b, b + 1), more.items[b : b + 1], more.query_keys[b : b + 1], labels[b : b + 1]
+        )
+        loss = make_objective(ListsConfig(), ITEMS, COUNTS, SEED)(model, one)["list"]
+        each.append(loss * gains[b].sum())
+    loss = make_objective(ListsConfig(count="positives"), ITEMS, COUNTS, SEED)(model, more)["list"]
+    torch.testing.assert_close(loss, sum(each) / gains.sum())
 
 
 @pytest.mark.parametrize(

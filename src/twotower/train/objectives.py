@@ -66,6 +66,9 @@ class ListsConfig(Config):
 
     kind: Literal["lists"] = "lists"
     share: float = Option(0.8, gt=0, lt=1, description="validation queries to learn from; the rest select")
+    count: Literal["lists", "positives"] = Option(
+        "lists", description="what weighs the same: each list, or each positive in them"
+    )
 
 
 ObjectiveConfig = Annotated[
@@ -110,7 +113,15 @@ class Pointwise(Objective):
 
 class Lists(Objective):
     """Cross entropy between the labels, normalised per list, and the softmax of the scores (ListNet's top-1
-    form, Cao et al., ICML 2007). Lists without a positive teach nothing and weigh nothing."""
+    form, Cao et al., ICML 2007). Lists without a positive teach nothing and weigh nothing.
+
+    Counting lists favours queries with few positives, as recall does; counting positives favours those with
+    many, whose first places an nDCG looks at.
+    """
+
+    def __init__(self, items: Batch, config: ListsConfig) -> None:
+        super().__init__(items)
+        self.count = config.count
 
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
         assert examples.labels is not None
@@ -121,9 +132,9 @@ class Lists(Objective):
         gains = examples.labels * mask
         total = gains.sum(1)
         logs = functional.log_softmax(scores, dim=1).masked_fill(~mask, 0.0)
+        share = (total > 0).to(total) if self.count == "lists" else total
         each = -(gains * logs).sum(1) / total.clamp(min=1e-9)
-        taught = total > 0
-        loss = (each * taught).sum() / taught.sum().clamp(min=1)
+        loss = (each * share).sum() / share.sum().clamp(min=1)
         return {"list": loss, **model.penalties(query, item, examples.query)}
 
 
@@ -247,7 +258,7 @@ def make_objective(config: Any, items: Batch, counts: Tensor, seed: int) -> Obje
         case PointwiseConfig():
             return Pointwise(items)
         case ListsConfig():
-            return Lists(items)
+            return Lists(items, config)
         case InBatchConfig():
             return InBatch(items, counts, config, seed)
         case SampledConfig():
