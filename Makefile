@@ -12,7 +12,7 @@ demo: $(READY)            ## train and measure a cascade on the embedded data; e
 	$(BIN)/twotower run recipes/demo.yaml
 
 test: $(READY)            ## all tests, or ARGS="-k splits"; those on real data run when TWOTOWER_DATA is set
-	$(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(ARGS)
 
 lint: $(READY)            ## style and types
 	$(BIN)/ruff check .

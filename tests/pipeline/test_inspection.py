@@ -14,7 +14,13 @@ from twotower.pipeline.recipe import Recipe
 def test_a_finished_run_shows_steps_data_models_and_results(trained):
     about = inspect_run(trained.directory)
     assert about["run"] == "tiny"
-    assert about["steps done"] == ["prepare", "train ranker", "train retriever"]
+    assert about["steps done"] == [
+        "build ranker",
+        "build retriever",
+        "prepare",
+        "train ranker",
+        "train retriever",
+    ]
     assert "click (number, label)" in about["data"]["fields"]
     assert "history (sequence, query)" in about["data"]["fields"]
     assert about["data"]["split"]["split"] == "time"
