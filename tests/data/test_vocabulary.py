@@ -146,4 +146,4 @@ def test_a_million_values_find_their_rows() -> None:
     vocabulary = Vocabulary.fit(values)
     rows = vocabulary.encode(values)
     assert (rows >= FIRST).all()
-    assert vocabulary.decode(rows[:1000]) == values[:1000].to_list()
+    assert vocabulary.decode(rows[:1000]).to_list() == values[:1000].to_list()
