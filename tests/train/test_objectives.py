@@ -239,6 +239,11 @@ def test_lists_without_any_positive_teach_nothing():
     assert all((p.grad is None) or (p.grad == 0).all() for p in model.parameters())
 
 
+def test_in_batch_refuses_joint_models():
+    with pytest.raises(ConfigError, match="in-batch softmax scores all pairs"):
+        make_objective(InBatchConfig(), ITEMS, COUNTS, SEED)(dcn(), events())
+
+
 def test_lists_may_count_positives_instead():
     model, examples = dcn().eval(), lists()
     labels = examples.labels.clone()
@@ -324,7 +329,7 @@ def test_full_softmax_refuses_what_is_no_dot_product():
 
 def test_sequences_need_a_model_that_answers_at_every_place():
     with pytest.raises(ConfigError, match="DCNv2 cannot learn from sequences"):
-        make_objective(InBatchConfig(), ITEMS, COUNTS, SEED)(dcn(), sequences())
+        make_objective(SampledConfig(negatives=5), ITEMS, COUNTS, SEED)(dcn(), sequences())
 
 
 def test_what_describes_no_objective_is_refused():

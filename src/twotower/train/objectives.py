@@ -167,6 +167,11 @@ class InBatch(_Softmax):
         self.draw = torch.Generator().manual_seed(seed)
 
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        if model.kind in ("joint", "list") or model.pair_fields:
+            raise ConfigError(
+                f"in-batch softmax scores all pairs of a batch, which {type(model).__name__} ({model.kind}) "
+                "is not made for; train it pointwise, on sampled negatives or on lists"
+            )
         query, keys, weights = self.positives(model, examples)
         drawn = self.sampler.sample(keys.cpu(), self.draw)
         candidates, log_q = drawn.keys.to(keys.device), drawn.log_q
