@@ -91,16 +91,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", nargs="?", default="movielens-1m")
+    both = ["movielens-1m", "movielens-1m-leave-last-out"]
+    parser.add_argument("recipes", nargs="*", default=both)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("TWOTOWER_DATA", ".")) / "ml-1m")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    if not options.table:
-        for seed in options.seeds:
-            run_seed(options.recipe, options.data, options.runs, seed)
-    print(table(options.recipe))
+    for recipe in options.recipes:
+        if not options.table:
+            for seed in options.seeds:
+                run_seed(recipe, options.data, options.runs, seed)
+        print(table(recipe), end="\n\n")
 
 
 if __name__ == "__main__":
