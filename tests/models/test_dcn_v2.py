@@ -21,12 +21,12 @@ ITEM = Batch(movie=torch.tensor([4, 1, 5]), year=torch.tensor([[0.3, 0.0], [-2.0
 
 def textbook(model, q, i, pair=None):
     """x0 -> cross layers beside the MLP -> one linear layer on both (the parallel structure)."""
-    table = model.embeddings.table.weight
-    start = model.embeddings.starts
+    table = model.inputs.embeddings.table.weight
+    start = model.inputs.embeddings.starts
     parts = [
         table[start["user"] + QUERY["user"][q]],
         table[start["movie"] + ITEM["movie"][i]],
-        ITEM["year"][i] @ model.embeddings.linear["year"].weight.T,
+        ITEM["year"][i] @ model.inputs.embeddings.linear["year"].weight.T,
     ]
     shortcut = 0.0
     if pair is not None:

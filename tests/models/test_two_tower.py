@@ -27,11 +27,14 @@ ITEM = Batch(movie=torch.tensor([4, 1, 5]), genres=torch.tensor([[2, 3], [1, 0],
 
 
 def row(model, column, index):
-    return model.embeddings.table.weight[model.embeddings.starts[column] + index]
+    return model.inputs.embeddings.table.weight[model.inputs.embeddings.starts[column] + index]
 
 
 def naive_fields(model, q, i):
-    user = [row(model, "user", QUERY["user"][q]), QUERY["age"][q] @ model.embeddings.linear["age"].weight.T]
+    user = [
+        row(model, "user", QUERY["user"][q]),
+        QUERY["age"][q] @ model.inputs.embeddings.linear["age"].weight.T,
+    ]
     bag = [row(model, "genres", g) for g in ITEM["genres"][i] if g != 0]
     mean = torch.stack(bag).mean(0) if bag else torch.zeros(model.config.embedding)
     return user, [row(model, "movie", ITEM["movie"][i]), mean]

@@ -49,8 +49,8 @@ def test_known_rows_are_taken_over_and_new_ones_begin_as_the_unknown(earlier, tm
     grown = prepared.features.vocabulary("user").values
     before = set(old_features.vocabulary("user").values.to_list())
     assert len(grown) > len(before), "the later split must bring new users, or this test shows nothing"
-    table, start = new.embeddings.table.weight, new.embeddings.starts["user"]
-    old_table, old_start = old.embeddings.table.weight, old.embeddings.starts["user"]
+    table, start = new.inputs.embeddings.table.weight, new.inputs.embeddings.starts["user"]
+    old_table, old_start = old.inputs.embeddings.table.weight, old.inputs.embeddings.starts["user"]
     for row, user in enumerate(grown.to_list(), start=2):
         place = old_features.vocabulary("user").encode(grown.filter(grown == user))[0]
         assert (place == UNKNOWN) == (user not in before)

@@ -27,11 +27,10 @@ from torch import Tensor, nn
 
 from twotower.config import Config
 from twotower.data.spec import Column, FeatureSpec
-from twotower.errors import ConfigError
 from twotower.models.base import Model, masked, pair_columns
 from twotower.nn.cross import CrossLayer
-from twotower.nn.embedding import Embeddings
-from twotower.nn.history import History, HistoryConfig
+from twotower.nn.history import HistoryConfig
+from twotower.nn.inputs import Inputs
 from twotower.nn.mlp import Norm, RowNorm, behind, mlp
 from twotower.nn.split import SplitLinear
 from twotower.types import Batch, Rep, RepSpec
@@ -59,21 +58,11 @@ class DCNv2(Model):
     def __init__(self, spec: FeatureSpec, config: DCNv2Config) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        fields = [c for c in spec.columns if c.kind not in ("sequence", "text")]
-        self.query_columns = [c for c in fields if c.side in ("query", "context")]
-        self.item_columns = [c for c in fields if c.side == "item"]
-        sequences = [c for c in spec.columns if c.kind == "sequence"] if config.history else []
-        if config.history and not sequences:
-            raise ConfigError("the model reads a history, but the schema declares no sequence field")
-        self.embeddings = Embeddings([*fields, *sequences], config.embedding, sparse=config.sparse)
-        self.past = History(sequences[0], config.embedding, config.history) if config.history else None
-        self.history = sequences[0].name if sequences else None
+        self.inputs = Inputs(spec, config.embedding, config.history, sparse=config.sparse)
+        self.history = self.inputs.history
         self.pair_fields = config.pair
-        sizes = [
-            config.embedding * (len(self.query_columns) + len(sequences)),
-            config.embedding * len(self.item_columns),
-            *([config.embedding] if config.pair else []),
-        ]
+        pair_size = [config.embedding] if config.pair else []
+        sizes = [self.inputs.query_size, self.inputs.item_size, *pair_size]
         width = sum(sizes)
         self.first_cross = SplitLinear(sizes, width)
         self.crosses = nn.ModuleList(CrossLayer(width, config.rank) for _ in range(config.crosses - 1))
@@ -90,14 +79,11 @@ class DCNv2(Model):
             nn.init.zeros_(self.out.weight)  # so the first scores are the pair fields' own
 
     def encode_query(self, query: Batch) -> Rep:
-        parts = [self.embeddings(query, self.query_columns).flatten(-2)] if self.query_columns else []
-        if self.past is not None:
-            parts.append(self.past(query, self.embeddings))
-        return self._first_layers(torch.cat(parts, dim=-1), QUERY)
+        return self._first_layers(self.inputs.query(query).flatten(-2), QUERY)
 
     def encode_item(self, item: Batch) -> Rep:
         if self.config.store == "ids":
-            return Rep((column.name, item[column.name]) for column in self.item_columns)
+            return Rep((column.name, item[column.name]) for column in self.inputs.item_columns)
         return self._item_rep(item, deep=self.config.store == "first_layer")
 
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
@@ -127,15 +113,15 @@ class DCNv2(Model):
 
     def item_specs(self) -> tuple[RepSpec, ...]:
         if self.config.store == "ids":
-            return tuple(_column_spec(column) for column in self.item_columns)
-        x = RepSpec("x", (self.config.embedding * len(self.item_columns),))
+            return tuple(_column_spec(column) for column in self.inputs.item_columns)
+        x = RepSpec("x", (self.inputs.item_size,))
         if self.config.store == "embeddings":
             return (x,)
         width = self.first_cross.linear.out_features
         return (x, RepSpec("cross", (width,)), RepSpec("deep", (self.config.layers[0],)))
 
     def _item_rep(self, item: Batch, *, deep: bool) -> Rep:
-        x = self.embeddings(item, self.item_columns).flatten(-2)
+        x = self.inputs.item(item).flatten(-2)
         return self._first_layers(x, ITEM) if deep else Rep(x=x)
 
     def _first_layers(self, x: Tensor, part: int) -> Rep:

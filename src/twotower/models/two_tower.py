@@ -14,7 +14,6 @@ Letters: Q queries, C or K candidates, L places, T chosen (row, place) pairs, F 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.config import Config
-from twotower.data.spec import Column, FeatureSpec
-from twotower.errors import ConfigError
+from twotower.data.spec import FeatureSpec
 from twotower.models.base import SequenceModel, masked
-from twotower.nn.embedding import Embeddings
-from twotower.nn.history import History, HistoryConfig
+from twotower.nn.history import HistoryConfig
+from twotower.nn.inputs import Inputs
 from twotower.nn.mlp import Norm, mlp
 from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
@@ -52,51 +50,32 @@ class TwoTower(SequenceModel):
     def __init__(self, spec: FeatureSpec, config: TwoTowerConfig) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        fields = [c for c in spec.columns if c.kind not in ("sequence", "text")]
-        self.query_columns = [c for c in fields if c.side in ("query", "context")]
-        self.item_columns = [c for c in fields if c.side == "item"]
-        sequences = [c for c in spec.columns if c.kind == "sequence"] if config.history else []
-        if config.history and not sequences:
-            raise ConfigError("the model reads a history, but the schema declares no sequence field")
-        self.embeddings = Embeddings([*fields, *sequences], config.embedding, sparse=config.sparse)
-        self.past = History(sequences[0], config.embedding, config.history) if config.history else None
-        self.history = sequences[0].name if sequences else None
-        self.query_tower = self._tower(len(self.query_columns) + len(sequences))
-        self.item_tower = self._tower(len(self.item_columns))
+        self.inputs = Inputs(spec, config.embedding, config.history, sparse=config.sparse)
+        self.history = self.inputs.history
+        self.query_tower = self._tower(self.inputs.query_size)
+        self.item_tower = self._tower(self.inputs.item_size)
         self.dim = config.layers[-1] if config.layers else config.embedding
         if config.bias:
-            self.query_bias = nn.Linear(config.embedding * (len(self.query_columns) + len(sequences)), 1)
-            self.item_bias = nn.Linear(config.embedding * len(self.item_columns), 1)
+            self.query_bias = nn.Linear(self.inputs.query_size, 1)
+            self.item_bias = nn.Linear(self.inputs.item_size, 1)
         if config.similarity == "cosine":
             self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
-    def _tower(self, fields: int) -> nn.Module | None:
+    def _tower(self, size: int) -> nn.Module | None:
         """MLP over the field vectors side by side; without layers the tower is their sum."""
         config = self.config
-        if not fields:
-            raise ConfigError("a tower has no features: declare fields for both the query and the item")
         if not config.layers:
             return None
-        sizes = [fields * config.embedding, *config.layers]
-        return mlp(sizes, norm=config.norm, dropout=config.dropout, last=False)
+        return mlp([size, *config.layers], norm=config.norm, dropout=config.dropout, last=False)
 
     def encode_query(self, query: Batch) -> Rep:
-        parts = [self._fields(query, self.query_columns)] if self.query_columns else []
-        if self.past is not None:
-            parts.append(self.past(query, self.embeddings).unsqueeze(-2))
-        return self._query_rep(torch.cat(parts, dim=-2))
+        return self._query_rep(self.inputs.query(query))
 
     def encode_places(self, query: Batch, at: Tensor) -> Rep:
-        if self.past is None:
-            raise ConfigError("training on sequences needs a query tower with a history (set history:)")
-        parts = [self.past.places(query, self.embeddings)[at].unsqueeze(-2)]  # (T, 1, E)
-        if self.query_columns:
-            row = at.nonzero()[:, 0]
-            parts.insert(0, self._fields(query, self.query_columns)[row])  # (T, F, E)
-        return self._query_rep(torch.cat(parts, dim=-2))
+        return self._query_rep(self.inputs.places(query, at))
 
     def encode_item(self, item: Batch) -> Rep:
-        fields = self._fields(item, self.item_columns)  # (..., F, E)
+        fields = self.inputs.item(item)  # (..., F, E)
         vector = self._vector(fields, self.item_tower)
         if self.config.bias:
             bias = self.item_bias(fields.flatten(-2))
@@ -108,10 +87,6 @@ class TwoTower(SequenceModel):
 
     def item_specs(self) -> tuple[RepSpec, ...]:
         return (RepSpec("vector", (self.dim + 2 * self.config.bias,)),)
-
-    def _fields(self, batch: Batch, columns: Sequence[Column]) -> Tensor:
-        fields: Tensor = self.embeddings(batch, columns)
-        return fields
 
     def _query_rep(self, fields: Tensor) -> Rep:
         """(..., F, E) -> the query's vector, with temperature and bias folded in."""

@@ -1,0 +1,60 @@
+"""What every feature model begins with: the field vectors of both sides, from one table, and the history.
+
+Letters: Q queries, C or K candidates, L places, T chosen (row, place) pairs, F fields, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from twotower.data.spec import FeatureSpec
+from twotower.errors import ConfigError
+from twotower.nn.embedding import Embeddings
+from twotower.nn.history import History, HistoryConfig
+from twotower.types import Batch
+
+
+class Inputs(nn.Module):
+    """Query and context columns on one side, item columns on the other; texts are left to text towers."""
+
+    def __init__(
+        self, spec: FeatureSpec, embedding: int, history: HistoryConfig | None, *, sparse: bool
+    ) -> None:
+        super().__init__()
+        fields = [c for c in spec.columns if c.kind not in ("sequence", "text")]
+        self.query_columns = [c for c in fields if c.side in ("query", "context")]
+        self.item_columns = [c for c in fields if c.side == "item"]
+        sequences = [c for c in spec.columns if c.kind == "sequence"] if history else []
+        if history and not sequences:
+            raise ConfigError("the model reads a history, but the schema declares no sequence field")
+        if not self.item_columns or not (self.query_columns or sequences):
+            raise ConfigError("a tower has no features: declare fields for both the query and the item")
+        self.embeddings = Embeddings([*fields, *sequences], embedding, sparse=sparse)
+        self.past = History(sequences[0], embedding, history) if history else None
+        self.history = sequences[0].name if sequences else None
+        self.query_size = embedding * (len(self.query_columns) + len(sequences))
+        self.item_size = embedding * len(self.item_columns)
+
+    def query(self, query: Batch) -> Tensor:
+        """(Q, F, E): the query's field vectors, and last its history's."""
+        past = [] if self.past is None else [self.past(query, self.embeddings).unsqueeze(-2)]
+        return self._with_columns(query, past, None)
+
+    def places(self, query: Batch, at: Tensor) -> Tensor:
+        """(T, F, E): the same as if the history ended at each of the places ``at`` (B, L) chooses."""
+        if self.past is None:
+            raise ConfigError("training on sequences needs a query tower with a history (set history:)")
+        past = self.past.places(query, self.embeddings)[at].unsqueeze(-2)
+        return self._with_columns(query, [past], at.nonzero()[:, 0])
+
+    def item(self, item: Batch) -> Tensor:
+        """(..., F, E): the items' field vectors, shared or own."""
+        fields: Tensor = self.embeddings(item, self.item_columns)
+        return fields
+
+    def _with_columns(self, query: Batch, past: list[Tensor], row: Tensor | None) -> Tensor:
+        if not self.query_columns:
+            return past[0]
+        fields = self.embeddings(query, self.query_columns)
+        return torch.cat([fields if row is None else fields[row], *past], dim=-2)
