@@ -12,8 +12,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of the GNU C
 def keep_heap(pad_mb: int = 256) -> bool:
     """Tell the C library's allocator not to give memory back; true where it can be told.
 
-    For programs, not for libraries: it holds for the whole process. On Linux with the GNU C library, eager
-    training of a two-tower model ran 1.7 times as fast with it (see ``benchmarks/``); the price is that the
+    For programs, not for libraries: it holds for the whole process. Page faults of
+    fresh temporaries can cost eager training as much as its arithmetic; the price of keeping them is that the
     process keeps its peak memory. ``THP_MEM_ALLOC_ENABLE`` asks torch for huge pages and only works before
     torch is loaded.
     """

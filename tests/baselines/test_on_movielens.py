@@ -14,10 +14,7 @@ from twotower.baselines.ease import EASE
 from twotower.baselines.popularity import Popularity
 from twotower.types import Ragged
 
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.skipif("TWOTOWER_DATA" not in os.environ, reason="TWOTOWER_DATA is not set"),
-]
+pytestmark = pytest.mark.data
 
 
 @pytest.fixture(scope="module")
