@@ -49,7 +49,7 @@ result = fit(model, batches, objective, TrainSettings(epochs=10, learning_rate=0
 print(f"trained {result.steps} steps")
 
 with torch.inference_mode():
-    index = ExactIndex.build(model.encode_item(items)["vector"], produced_by=model.digest())
+    index = ExactIndex.build(model.encode_item(items)["vector"], produced_by=model.item_digest())
     found = index.search(model.encode_query(queries)["vector"], k=10)
 book_found = dataset.item_catalogue.ids(found.keys.flatten().numpy()).to_numpy().reshape(-1, 10)
 own_topic = dataset.queries["reader"].to_numpy()[:, None] % 6

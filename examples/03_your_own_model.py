@@ -39,6 +39,10 @@ class Factors(Model):
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
         return masked(dot(query["vector"], item["vector"]), mask)
 
+    @property
+    def flops_per_pair(self) -> int:
+        return 2 * self.config.dim
+
     def item_specs(self) -> tuple[RepSpec, ...]:
         return (RepSpec("vector", (self.config.dim,)),)
 

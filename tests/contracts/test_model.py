@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from twotower.data.features import Column, FeatureSpec
 from twotower.models.catalogue import load_model, make_model, save_model
@@ -26,6 +27,7 @@ MODELS = [
         {"embedding": 8, "layers": [16, 6], "similarity": "cosine", "norm": "layer", "bias": False},
     ),
     ("two-tower", {"embedding": 8, "layers": [], "history": ATTENTION}),
+    ("two-tower", {"embedding": 8, "layers": [6], "history": {"kind": "pooling"}}),
     ("two-tower", {"embedding": 8, "layers": [6], "norm": "batch", "history": MEAN, "sparse": True}),
     ("dcn-v2", {"embedding": 4, "crosses": 2, "layers": [8, 5]}),
     (
@@ -138,6 +140,41 @@ def test_item_rep_is_what_the_spec_says(model):
         assert tuple(tensor.shape[1:]) == specs[name].shape
         assert str(tensor.dtype) == f"torch.{specs[name].dtype}"
     assert model.bytes_per_item == sum(t[0].numel() * t.element_size() for t in rep.values())
+
+
+def test_every_storage_depth_scores_the_same_and_declares_its_cost(model):
+    expected = scores(model, queries(), own(items()), pairs())
+    depths = [model.at_store(store) for store in model.stores] or [model]
+    for depth in depths:
+        torch.testing.assert_close(
+            scores(depth, queries(), own(items()), pairs()), expected, atol=1e-5, rtol=1e-5
+        )
+        assert depth.flops_per_pair == measured_flops(depth)
+
+
+def measured_flops(model) -> float:
+    """What the counter of torch finds in `score`, per candidate: from two numbers of candidates."""
+    total = []
+    for K in (3, 7):
+        query, item = (
+            model.encode_query(queries()),
+            model.encode_item(Batch((n, t[:, :K]) for n, t in own(items()).items())),
+        )
+        pair = Batch((n, t[:, :K]) for n, t in pairs().items())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.score(query, item, pair)
+        total.append(counter.get_total_flops())
+    return (total[1] - total[0]) / (4 * Q)
+
+
+def test_only_what_the_item_rep_depends_on_is_in_its_digest(model):
+    before = model.encode_item(items()), model.item_digest()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    after = model.encode_item(items())
+    same = all(torch.equal(before[0][name], after[name]) for name in after)
+    assert same == (model.item_digest() == before[1])
 
 
 def test_unseen_ids_and_missing_values_score_finite(model):

@@ -30,11 +30,11 @@ def textbook(model, q, i, pair=None):
     ]
     shortcut = 0.0
     if pair is not None:
-        known = (pair[q, i] - model.pair_norm.norm.running_mean) / (
-            model.pair_norm.norm.running_var + 1e-5
+        known = (pair[q, i] - model.pair.norm.norm.running_mean) / (
+            model.pair.norm.norm.running_var + 1e-5
         ).sqrt()
-        parts.append(model.pair_vector(known))
-        shortcut = known @ model.pair_weight
+        parts.append(model.pair.vector(known))
+        shortcut = known @ model.pair.weight
     x0 = torch.cat(parts)
     first = model.first_cross.linear
     x = x0 * (first.weight @ x0 + first.bias) + x0
@@ -60,8 +60,8 @@ def test_pair_fields_enter_as_a_field_and_as_a_shortcut():
     model = DCNv2(SPEC, DCNv2Config(embedding=3, layers=(5,), pair=("a", "b"))).eval()
     assert (model.out.weight == 0).all(), "the first scores are the pair fields' own"
     torch.nn.init.normal_(model.out.weight)
-    model.pair_norm.norm.running_mean.uniform_()
-    model.pair_norm.norm.running_var.uniform_(0.5, 2)
+    model.pair.norm.norm.running_mean.uniform_()
+    model.pair.norm.norm.running_var.uniform_(0.5, 2)
     pair = torch.randn(2, 3, 2)
     scores = model.score(
         model.encode_query(QUERY),

@@ -41,6 +41,10 @@ class Factors(Model):
     def score(self, query, item, pair=None, mask=None):
         return masked(dot(query["vector"], item["vector"]), mask)
 
+    @property
+    def flops_per_pair(self) -> int:
+        return 2 * self.config.size
+
     def item_specs(self):
         return (RepSpec("vector", (self.config.size,)),)
 '''

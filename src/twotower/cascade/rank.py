@@ -17,10 +17,10 @@ class Rank(Stage):
     def __init__(
         self, model: Model, table: ItemTable, k: int = 50, name: str = "rank", pairs_at_once: int = 65_536
     ) -> None:
-        if table.produced_by != model.digest():
+        if table.produced_by != model.item_digest():
             raise MismatchError(
                 f"the item table was built by model {table.produced_by}, "
-                f"this one is {model.digest()}; rebuild the table"
+                f"this one is {model.item_digest()}; rebuild the table"
             )
         super().__init__(name, k)
         self.model, self.table, self.pairs_at_once = model.eval(), table, pairs_at_once

@@ -19,10 +19,10 @@ class Retrieve(Stage):
     def __init__(self, model: Model, index: Index, k: int = 500, name: str = "retrieve") -> None:
         if model.kind != "dot":
             raise ConfigError(f"only a dot model retrieves; {type(model).__name__} is {model.kind!r}")
-        if index.produced_by != model.digest():
+        if index.produced_by != model.item_digest():
             raise MismatchError(
                 f"the index was built by model {index.produced_by}, "
-                f"this one is {model.digest()}; rebuild the index"
+                f"this one is {model.item_digest()}; rebuild the index"
             )
         super().__init__(name, k)
         self.model, self.index = model.eval(), index

@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Model(nn.Module, ABC):
     kind: ClassVar[ModelKind]
     config: Config
     spec: FeatureSpec
+    stores: ClassVar[tuple[str, ...]] = ()
+    """Storage depths on offer, shallow to deep: values of the config's ``store``."""
     pair_fields: Sequence[str] = ()
     """Names of the pair fields `score` reads; an undeclared one is never shown to it."""
     history: str | None = None
@@ -62,15 +64,45 @@ class Model(nn.Module, ABC):
         return {}
 
     @property
+    @abstractmethod
+    def flops_per_pair(self) -> int:
+        """FLOPs of `score` for one own candidate at the configured storage depth.
+
+        Matrix products only, 2 per multiply-add; gathers and element-wise work are not counted.
+        """
+
+    @property
     def bytes_per_item(self) -> int:
         return sum(spec.bytes_per_item for spec in self.item_specs())
 
+    def at_store(self, store: str) -> Self:
+        """The same weights with another of `stores`: the same scores at other costs."""
+        if store not in self.stores:
+            raise ConfigError(f"{type(self).__name__} stores {list(self.stores)}, not {store!r}")
+        other = type(self)(self.spec, self.config.model_copy(update={"store": store}))
+        other.load_state_dict(self.state_dict())
+        return other.train(self.training)
+
+    def item_state(self) -> dict[str, Tensor]:
+        """The part of the state that `encode_item` reads; all of it unless a model knows better."""
+        return self.state_dict()
+
     def digest(self) -> str:
-        """Hash of config, feature spec and every parameter: tables and indexes carry it."""
+        """Hash of config, feature spec and every parameter."""
+        return self._digest(self.state_dict())
+
+    def item_digest(self) -> str:
+        """Hash of config, feature spec and `item_state`: tables and indexes carry it.
+
+        Where only ids are stored it stays the same while the model learns, and so does the table.
+        """
+        return self._digest(self.item_state())
+
+    def _digest(self, state: dict[str, Tensor]) -> str:
         content = hashlib.sha256(type(self).__qualname__.encode())
         content.update(json.dumps(self.config.plain(), sort_keys=True).encode())
         content.update(self.spec.digest().encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(state.items()):
             content.update(name.encode())
             content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return content.hexdigest()[:16]

@@ -88,6 +88,10 @@ class TwoTower(SequenceModel):
     def item_specs(self) -> tuple[RepSpec, ...]:
         return (RepSpec("vector", (self.dim + 2 * self.config.bias,)),)
 
+    @property
+    def flops_per_pair(self) -> int:
+        return 2 * self.item_specs()[0].shape[0]
+
     def _query_rep(self, fields: Tensor) -> Rep:
         """(..., F, E) -> the query's vector, with temperature and bias folded in."""
         vector = self._vector(fields, self.query_tower)

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from twotower.config import Config
 from twotower.data.spec import Column
 from twotower.nn.embedding import Embeddings
-from twotower.nn.sequence import CausalEncoder, CausalMean, last_place
+from twotower.nn.sequence import CausalEncoder, CausalMean, CausalPooling, last_place
 from twotower.types import PAD, Batch
 
 
 class HistoryConfig(Config):
-    kind: Literal["mean", "attention"] = "mean"
+    kind: Literal["mean", "pooling", "attention"] = Option(
+        "mean", description="running mean, attention pooling, or causal self-attention"
+    )
     blocks: int = Option(2, ge=1, description="attention: number of self-attention blocks")
     heads: int = Option(1, ge=1, description="attention: heads per block")
     widen: int = Option(4, ge=1, description="attention: width of the feed-forward layer, times dim")
@@ -29,18 +31,7 @@ class History(nn.Module):
     def __init__(self, column: Column, dim: int, config: HistoryConfig) -> None:
         super().__init__()
         self.name = column.name
-        self.encoder: nn.Module = (
-            CausalMean(dim)
-            if config.kind == "mean"
-            else CausalEncoder(
-                dim,
-                column.width,
-                blocks=config.blocks,
-                heads=config.heads,
-                dropout=config.dropout,
-                widen=config.widen,
-            )
-        )
+        self.encoder = _encoder(column, dim, config)
         self.empty = nn.Parameter(torch.zeros(dim))
 
     def places(self, batch: Batch, embeddings: Embeddings) -> Tensor:
@@ -59,3 +50,20 @@ class History(nn.Module):
         places = self.places(Batch({self.name: history[:, :width]}), embeddings)
         at_last = places[torch.arange(len(history), device=history.device), last.clamp(min=0)]
         return torch.where(last[:, None] >= 0, at_last, self.empty.to(at_last.dtype))
+
+
+def _encoder(column: Column, dim: int, config: HistoryConfig) -> nn.Module:
+    match config.kind:
+        case "mean":
+            return CausalMean(dim)
+        case "pooling":
+            return CausalPooling(dim, config.dropout)
+        case "attention":
+            return CausalEncoder(
+                dim,
+                column.width,
+                blocks=config.blocks,
+                heads=config.heads,
+                dropout=config.dropout,
+                widen=config.widen,
+            )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from twotower.data.spec import FeatureSpec
 from twotower.errors import ConfigError
+from twotower.nn.cost import linear_flops
 from twotower.nn.embedding import Embeddings
 from twotower.nn.history import History, HistoryConfig
 from twotower.types import Batch
@@ -52,6 +53,15 @@ class Inputs(nn.Module):
         """(..., F, E): the items' field vectors, shared or own."""
         fields: Tensor = self.embeddings(item, self.item_columns)
         return fields
+
+    @property
+    def item_flops(self) -> int:
+        """FLOPs of the field vectors of one item: those of its numbers and vectors; ids are looked up."""
+        return sum(
+            linear_flops(self.embeddings.linear[c.name])
+            for c in self.item_columns
+            if c.kind in ("number", "vector")
+        )
 
     def _with_columns(self, query: Batch, past: list[Tensor], row: Tensor | None) -> Tensor:
         if not self.query_columns:

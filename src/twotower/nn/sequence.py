@@ -1,4 +1,5 @@
-"""Histories become vectors: the mean, or causal self-attention (SASRec, Kang & McAuley, ICDM 2018).
+"""Histories become vectors: the mean, attention pooling (Yang et al., NAACL 2016, eq. 5-7), or causal
+self-attention (SASRec, Kang & McAuley, ICDM 2018).
 
 Letters: B rows, L places of the history (oldest first, padding on the right), H heads, D width.
 """
@@ -81,6 +82,23 @@ class CausalMean(nn.Module):
         """(B, L, D) item vectors -> (B, L, D): place l holds the mean of the events 0..l."""
         count = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)
         out: Tensor = self.norm(x.cumsum(1) / count[:, None])
+        return out
+
+
+class CausalPooling(nn.Module):
+    """The running weighted mean: each event weighs exp(w . tanh(W x + b)), whatever the others are."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.weigh = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1))
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) item vectors -> (B, L, D): place l holds the weighted mean of the events 0..l."""
+        # the log weight lies within the norm of w, so that 15 bounds nothing that training reaches
+        weight = self.weigh(x).float().clamp(-15, 15).exp()  # (B, L, 1)
+        out: Tensor = self.norm(self.dropout((weight * x).cumsum(1) / weight.cumsum(1)))
         return out
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -35,7 +36,18 @@ class SplitLinear(nn.Module):
         weight = self.linear.weight[:, start : start + self.sizes[which]]
         return nn.functional.linear(x, weight, self.linear.bias if which == 0 else None)
 
+    def flops(self, which: int) -> int:
+        """FLOPs of one row of part ``which``."""
+        return 2 * self.sizes[which] * self.linear.out_features
+
     def whole(self, x: Tensor) -> Tensor:
         """The layer applied to all parts at once, as the textbook writes it."""
         out: Tensor = self.linear(x)
         return out
+
+
+def side_by_side(query: Tensor, item: Tensor, pair: Tensor | None = None) -> Tensor:
+    """[q; i; p] of every pair, (Q, K, X): item shared (C, Di) or own (Q, K, Di), pair (Q, K, Dp)."""
+    Q, K = len(query), item.shape[-2]
+    parts = [query[:, None].expand(Q, K, -1), item.expand(Q, K, -1)]
+    return torch.cat(parts if pair is None else [*parts, pair], dim=-1)

@@ -181,7 +181,7 @@ class Pipeline:
         stages = [stage for stage in self.recipe.cascade if stage.model == name]
         kept = {"retrieve": self.space.index(name), "rank": self.space.table(name)}
         step = f"build {name}"
-        mark = fingerprint(model.digest(), [[stage.stage, stage.index.plain()] for stage in stages])
+        mark = fingerprint(model.item_digest(), [[stage.stage, stage.index.plain()] for stage in stages])
         if self.space.done(step, mark, *(kept[stage.stage] for stage in stages)):
             return
         self.space.begin(step, mark)
@@ -192,15 +192,15 @@ class Pipeline:
 
         for stage in stages:
             if stage.stage == "retrieve":
-                table = ItemTable.build(encode, n_items, model.item_specs(), model.digest())
-                index = build_index(stage.index, table.stored["vector"], produced_by=model.digest())
+                table = ItemTable.build(encode, n_items, model.item_specs(), model.item_digest())
+                index = build_index(stage.index, table.stored["vector"], produced_by=model.item_digest())
                 index.save(self.space.index(name))
             else:
                 ItemTable.build(
                     encode,
                     n_items,
                     model.item_specs(),
-                    model.digest(),
+                    model.item_digest(),
                     directory=self.space.table(name),
                 )
         self.space.finish(step, mark)
@@ -227,8 +227,10 @@ class Pipeline:
         same = [stage for stage in self.recipe.cascade if stage.stage == about.stage]
         name = about.stage if len(same) == 1 else about.model
         if about.stage == "retrieve":
-            return Retrieve(model, load_index(self.space.index(about.model), model.digest()), about.k, name)
-        return Rank(model, ItemTable.load(self.space.table(about.model), model.digest()), about.k, name)
+            return Retrieve(
+                model, load_index(self.space.index(about.model), model.item_digest()), about.k, name
+            )
+        return Rank(model, ItemTable.load(self.space.table(about.model), model.item_digest()), about.k, name)
 
     # -- evaluate --------------------------------------------------------------------------------------
 

@@ -1,0 +1,146 @@
+"""What all rankers share: how deep the item's half is stored, and how pair fields come in.
+
+A ranker's network mixes the sides, so it cannot be computed ahead as a whole. What can: the field vectors,
+and whatever the first layers make of one side alone (see `twotower.nn.split`). ``store`` says how much of
+the item's half the item table keeps:
+
+    ids          the encoded columns, a few integers; such a table stays valid while the model learns
+    embeddings   the field vectors
+    first_layer  all that `item_part` computes from them
+
+Scores are the same at every depth; bytes per item and FLOPs per pair are not.
+
+Letters: Q queries, C shared or K own candidates, F fields, E embedding, P pair fields.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+from pydantic import Field as Option
+from torch import Tensor, nn
+
+from twotower.config import Config
+from twotower.data.spec import Column, FeatureSpec
+from twotower.models.base import Model, masked, pair_columns
+from twotower.nn.history import HistoryConfig
+from twotower.nn.inputs import Inputs
+from twotower.nn.pair import PairField
+from twotower.types import Batch, Rep, RepSpec
+
+
+class JointConfig(Config):
+    embedding: int = Option(16, ge=1, description="floats per field")
+    pair: tuple[str, ...] = Option((), description="pair fields, such as retrieve_score")
+    history: HistoryConfig | None = Option(None, description="how the history column becomes a query field")
+    store: Literal["ids", "embeddings", "first_layer"] = "first_layer"
+    sparse: bool = Option(False, description="row-wise updates of the table, for large vocabularies")
+
+
+class Joint(Model):
+    """A ranker: `query_part` once per request, `item_part` once per item, `interact` per candidate."""
+
+    kind = "joint"
+    stores = ("ids", "embeddings", "first_layer")
+    config: JointConfig
+
+    def __init__(self, spec: FeatureSpec, config: JointConfig) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.inputs = Inputs(spec, config.embedding, config.history, sparse=config.sparse)
+        self.history = self.inputs.history
+        self.pair_fields = config.pair
+        self.pair = PairField(len(config.pair), config.embedding) if config.pair else None
+
+    # what a ranker consists of ------------------------------------------------------------------------
+
+    @abstractmethod
+    def query_part(self, fields: Tensor) -> Rep:
+        """(Q, F, E) field vectors -> all that the query contributes by itself."""
+
+    @abstractmethod
+    def item_part(self, fields: Tensor) -> Rep:
+        """(..., F, E) field vectors -> all that an item contributes by itself."""
+
+    @abstractmethod
+    def part_specs(self) -> tuple[RepSpec, ...]:
+        """What `item_part` returns for one item."""
+
+    @abstractmethod
+    def interact(self, query: Rep, item: Rep, pair: Tensor | None) -> Tensor:
+        """(Q, K) scores; the item's part is shared (C, ...) or own (Q, K, ...), ``pair`` is (Q, K, E)."""
+
+    @property
+    @abstractmethod
+    def part_flops(self) -> int:
+        """FLOPs of `item_part` for one item."""
+
+    @property
+    @abstractmethod
+    def interact_flops(self) -> int:
+        """FLOPs of `interact` for one pair, the pair fields' share included."""
+
+    # what follows from it -----------------------------------------------------------------------------
+
+    def encode_query(self, query: Batch) -> Rep:
+        return self.query_part(self.inputs.query(query))
+
+    def encode_item(self, item: Batch) -> Rep:
+        if self.config.store == "ids":
+            return Rep((column.name, item[column.name]) for column in self.inputs.item_columns)
+        fields = self.inputs.item(item)
+        return Rep(x=fields.flatten(-2)) if self.config.store == "embeddings" else self.item_part(fields)
+
+    def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
+        parts = self._parts(item)
+        Q, K = next(iter(query.values())).shape[0], self._candidates(item)
+        if self.pair is None:
+            return masked(self.interact(query, parts, None), mask)
+        vector, share = self.pair(pair_columns(pair, self.pair_fields, (Q, K)))
+        return masked(self.interact(query, parts, vector) + share, mask)
+
+    def item_specs(self) -> tuple[RepSpec, ...]:
+        if self.config.store == "ids":
+            return tuple(_column_spec(column) for column in self.inputs.item_columns)
+        if self.config.store == "embeddings":
+            return (RepSpec("x", (self.inputs.item_size,)),)
+        return self.part_specs()
+
+    @property
+    def flops_per_pair(self) -> int:
+        if self.config.store == "first_layer":
+            return self.interact_flops
+        late = self.interact_flops + self.part_flops
+        return late + (self.inputs.item_flops if self.config.store == "ids" else 0)
+
+    def item_state(self) -> dict[str, Tensor]:
+        return {} if self.config.store == "ids" else super().item_state()
+
+    def start_from_pair(self, *last: nn.Linear) -> None:
+        """With pair fields: zero the last layers' weights, so that the first scores are the pair's own."""
+        if self.pair is not None:
+            for layer in last:
+                nn.init.zeros_(layer.weight)
+
+    def _candidates(self, item: Rep) -> int:
+        """Number of candidates, C or K: the axis before what one item holds."""
+        spec = self.item_specs()[0]
+        return item[spec.name].shape[-1 - len(spec.shape)]
+
+    def _parts(self, item: Rep) -> Rep:
+        """The deepest form of a stored representation."""
+        if self.config.store == "first_layer":
+            return item
+        fields = (
+            self.inputs.item(Batch(item))
+            if self.config.store == "ids"
+            else item["x"].reshape(*item["x"].shape[:-1], -1, self.config.embedding)
+        )
+        return self.item_part(fields)
+
+
+def _column_spec(column: Column) -> RepSpec:
+    if column.kind in ("id", "category"):
+        return RepSpec(column.name, (), "int64")
+    return RepSpec(column.name, (column.width,), "int64" if column.kind == "bag" else "float32")
