@@ -132,12 +132,10 @@ class Joint(Model):
         """The deepest form of a stored representation."""
         if self.config.store == "first_layer":
             return item
-        fields = (
-            self.inputs.item(Batch(item))
-            if self.config.store == "ids"
-            else item["x"].reshape(*item["x"].shape[:-1], -1, self.config.embedding)
-        )
-        return self.item_part(fields)
+        if self.config.store == "ids":
+            return self.item_part(self.inputs.item(Batch(item)))
+        x, F = item["x"], len(self.inputs.item_columns)
+        return self.item_part(x.view(*x.shape[:-1], F, self.config.embedding))
 
 
 def _column_spec(column: Column) -> RepSpec:
