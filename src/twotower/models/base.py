@@ -59,8 +59,13 @@ class Model(nn.Module, ABC):
     def item_specs(self) -> tuple[RepSpec, ...]:
         """What `encode_item` returns for one item."""
 
-    def penalties(self, query: Rep, item: Rep, batch: Batch) -> dict[str, Tensor]:
-        """Auxiliary losses of training, each a scalar; none by default."""
+    def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
+        """Auxiliary losses of training, each a scalar already weighted; none by default.
+
+        ``query`` (B, ...); ``item`` and ``labels`` are own, (B, K, ...) and (B, K), or shared, (C, ...) and
+        (B, C). In training mode `encode_query` and `encode_item` may return more than scoring needs: what the
+        penalties read, and no table ever holds.
+        """
         return {}
 
     @property

@@ -21,37 +21,29 @@ from pydantic import Field as Option
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.config import Config
 from twotower.data.spec import FeatureSpec
-from twotower.models.base import SequenceModel, masked
-from twotower.nn.history import HistoryConfig
-from twotower.nn.inputs import Inputs
+from twotower.models.base import masked
+from twotower.models.decoupled import Decoupled, DecoupledConfig
 from twotower.nn.mlp import Norm, mlp
 from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
 
 
-class TwoTowerConfig(Config):
-    embedding: int = Option(32, ge=1, description="floats per field")
+class TwoTowerConfig(DecoupledConfig):
     layers: tuple[int, ...] = Option((256, 64), description="both towers; () sums the field vectors")
     norm: Norm = "none"
     dropout: float = Option(0.0, ge=0, lt=1)
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = Option(0.05, gt=0, description="cosine: where the learned temperature starts")
     bias: bool = Option(True, description="a score per query and per item beside the inner product")
-    history: HistoryConfig | None = Option(None, description="how the query tower reads the history column")
-    sparse: bool = Option(False, description="row-wise updates of the table, for large vocabularies")
 
 
-class TwoTower(SequenceModel):
+class TwoTower(Decoupled):
     kind = "dot"
     config: TwoTowerConfig
 
     def __init__(self, spec: FeatureSpec, config: TwoTowerConfig) -> None:
-        super().__init__()
-        self.spec, self.config = spec, config
-        self.inputs = Inputs(spec, config.embedding, config.history, sparse=config.sparse)
-        self.history = self.inputs.history
+        super().__init__(spec, config)
         self.query_tower = self._tower(self.inputs.query_size)
         self.item_tower = self._tower(self.inputs.item_size)
         self.dim = config.layers[-1] if config.layers else config.embedding
@@ -68,14 +60,17 @@ class TwoTower(SequenceModel):
             return None
         return mlp([size, *config.layers], norm=config.norm, dropout=config.dropout, last=False)
 
-    def encode_query(self, query: Batch) -> Rep:
-        return self._query_rep(self.inputs.query(query))
+    def query_part(self, fields: Tensor) -> Rep:
+        """The query's vector, with temperature and bias folded in."""
+        vector = self._vector(fields, self.query_tower)
+        if self.config.similarity == "cosine":
+            vector = vector * self.log_scale.clamp(max=5.0).exp()  # tau >= 0.0067 keeps the softmax finite
+        if self.config.bias:
+            bias = self.query_bias(fields.flatten(-2))
+            vector = torch.cat([vector, torch.ones_like(bias), bias], dim=-1)
+        return Rep(vector=vector)
 
-    def encode_places(self, query: Batch, at: Tensor) -> Rep:
-        return self._query_rep(self.inputs.places(query, at))
-
-    def encode_item(self, item: Batch) -> Rep:
-        fields = self.inputs.item(item)  # (..., F, E)
+    def item_part(self, fields: Tensor) -> Rep:
         vector = self._vector(fields, self.item_tower)
         if self.config.bias:
             bias = self.item_bias(fields.flatten(-2))
@@ -91,16 +86,6 @@ class TwoTower(SequenceModel):
     @property
     def flops_per_pair(self) -> int:
         return 2 * self.item_specs()[0].shape[0]
-
-    def _query_rep(self, fields: Tensor) -> Rep:
-        """(..., F, E) -> the query's vector, with temperature and bias folded in."""
-        vector = self._vector(fields, self.query_tower)
-        if self.config.similarity == "cosine":
-            vector = vector * self.log_scale.clamp(max=5.0).exp()  # tau >= 0.0067 keeps the softmax finite
-        if self.config.bias:
-            bias = self.query_bias(fields.flatten(-2))
-            vector = torch.cat([vector, torch.ones_like(bias), bias], dim=-1)
-        return Rep(vector=vector)
 
     def _vector(self, fields: Tensor, tower: nn.Module | None) -> Tensor:
         vector: Tensor = fields.sum(-2) if tower is None else tower(fields.flatten(-2))

@@ -7,6 +7,7 @@ candidates, N items.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -86,6 +87,13 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]: ...
 
+    def penalties(
+        self, model: Model, query: Rep, item: Rep, labels: Callable[[], Tensor]
+    ) -> dict[str, Tensor]:
+        """The model's own auxiliary losses; labels are made only for a model that has some."""
+        has_some = type(model).penalties is not Model.penalties
+        return model.penalties(query, item, labels()) if has_some else {}
+
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run must know; tensors only."""
         return {}
@@ -107,8 +115,9 @@ class Pointwise(Objective):
         query = model.encode_query(examples.query)
         item = self.encode(model, examples.items[:, None])  # (B, 1, ...)
         scores = model.score(query, item, examples.pair)[:, 0]
-        loss = bce(scores, examples.labels, examples.weights)
-        return {"bce": loss, **model.penalties(query, item, examples.query)}
+        labels = examples.labels
+        loss = bce(scores, labels, examples.weights)
+        return {"bce": loss, **self.penalties(model, query, item, lambda: labels[:, None])}
 
 
 class Lists(Objective):
@@ -135,7 +144,7 @@ class Lists(Objective):
         share = (total > 0).to(total) if self.count == "lists" else total
         each = -(gains * logs).sum(1) / total.clamp(min=1e-9)
         loss = (each * share).sum() / share.sum().clamp(min=1)
-        return {"list": loss, **model.penalties(query, item, examples.query)}
+        return {"list": loss, **self.penalties(model, query, item, lambda: gains)}
 
 
 class _Softmax(Objective):
@@ -188,7 +197,7 @@ class InBatch(_Softmax):
             loss = sampled_softmax(
                 model.score(query, item), log_q=log_q, item_keys=candidates, weight=weights
             )
-        return {"softmax": loss, **model.penalties(query, item, examples.query)}
+        return {"softmax": loss, **self.penalties(model, query, item, lambda: same(keys, candidates))}
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {"draw": self.draw.get_state()}
@@ -231,7 +240,8 @@ class Sampled(_Softmax):
                 item_keys=pool,
                 weight=weights,
             )
-        return {self.loss: loss, **model.penalties(query, item, examples.query)}
+        shown = torch.cat([keys, negatives])
+        return {self.loss: loss, **self.penalties(model, query, item, lambda: same(keys, shown))}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"draw": self.draw.get_state()}
@@ -254,7 +264,15 @@ class FullSoftmax(_Softmax):
         item = self.encode(model, self.trained.to(keys.device))
         target = self.place[keys.cpu()].to(keys.device)
         loss = full_softmax(query["vector"], item["vector"], target, weight=weights)
-        return {"softmax": loss, **model.penalties(query, item, examples.query)}
+        return {
+            "softmax": loss,
+            **self.penalties(model, query, item, lambda: same(keys, self.trained.to(keys.device))),
+        }
+
+
+def same(keys: Tensor, candidates: Tensor) -> Tensor:
+    """(T, C) labels of shared candidates: 1 where a candidate is the target itself."""
+    return (keys[:, None] == candidates).float()
 
 
 def make_objective(config: Any, items: Batch, counts: Tensor, seed: int) -> Objective:
