@@ -10,6 +10,7 @@ from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.losses.logq import StreamingLogQ
 from twotower.models.catalogue import make_model
+from twotower.models.two_tower import TwoTower
 from twotower.train.objectives import (
     FullSoftmaxConfig,
     InBatchConfig,
@@ -276,8 +277,13 @@ def test_every_parameter_learns(config, examples):
 
 
 def test_penalties_of_the_model_are_added():
+    class Sized(TwoTower):
+        def penalties(self, query, item, labels):
+            assert labels.shape == (len(query["vector"]), len(item["vector"])) and (labels.sum(1) == 1).all()
+            return {"size": item["vector"].square().mean()}
+
     model = two_tower()
-    model.penalties = lambda query, item, batch: {"size": item["vector"].square().mean()}
+    model.__class__ = Sized
     assert list(make_objective(FullSoftmaxConfig(), ITEMS, COUNTS, SEED)(model, events())) == [
         "softmax",
         "size",
