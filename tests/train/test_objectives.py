@@ -279,7 +279,8 @@ def test_every_parameter_learns(config, examples):
 def test_penalties_of_the_model_are_added():
     class Sized(TwoTower):
         def penalties(self, query, item, labels):
-            assert labels.shape == (len(query["vector"]), len(item["vector"])) and (labels.sum(1) == 1).all()
+            assert labels.shape == (len(query["vector"]), len(item["vector"]))
+            assert (labels.sum(1) == 1).all()
             return {"size": item["vector"].square().mean()}
 
     model = two_tower()
