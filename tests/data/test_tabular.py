@@ -176,6 +176,30 @@ def test_a_pattern_reads_all_files_in_order_of_name(tmp_path):
         minimal(interactions={"file": "none-*.csv"}).read(tmp_path)
 
 
+def test_names_of_folders_become_columns(tmp_path):
+    """Two shops number their ads alike; only the folder tells them apart."""
+    for shop in ("a", "b"):
+        (tmp_path / shop).mkdir()
+        (tmp_path / shop / "log.csv").write_text(f"{HEADER}1,7,1,1\n")
+        (tmp_path / shop / "ads.csv").write_text("ad,price\n7,3\n")
+    both = {"folders": ["shop"], "columns": {"ad": ["shop", "ad"]}}
+    data = minimal(
+        extra=[field("price", "number", "item"), field("shop", "category", "item")],
+        interactions={"file": "*/log.csv", **both},
+        items={"file": "*/ads.csv", **both},
+    ).read(tmp_path)
+    assert data.events["ad"].to_list() == ["a|7", "b|7"]
+    assert data.items.select("ad", "price", "shop").rows() == [("a|7", 3.0, "a"), ("b|7", 3.0, "b")]
+
+
+@pytest.mark.parametrize("folders", [["shop"], ["country", "city", "shop"]])
+def test_folders_must_name_the_whole_path(tmp_path, folders):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    (tmp_path / "x" / "y" / "log.csv").write_text(f"{HEADER}1,7,1,1\n")
+    with pytest.raises(DataError, match=rf"lies in 2 folders, expected {len(folders)}"):
+        minimal(interactions={"file": "*/*/log.csv", "folders": folders}).read(tmp_path)
+
+
 def test_an_id_in_two_files_of_a_side_is_an_error(tmp_path):
     (tmp_path / "log.csv").write_text(f"{HEADER}1,1,1,1\n")
     for shard in (1, 2):

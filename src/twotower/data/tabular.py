@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,8 @@ class Table(Config):
 
     ``columns`` maps a field's name to the name in the file; fields not named there are called the same in
     both. A list of columns makes one value of several: an id or category of their joined values ("a|b"), a
-    vector of their numbers. ``file`` may be a pattern (``events-*.parquet``): read in order of name.
+    vector of their numbers. ``file`` may be a pattern (``events-*.parquet``): read in order of name. What
+    the log keeps in the names of folders (``*/*/clicks.csv``) becomes columns by ``folders: [country, day]``.
     """
 
     file: str | None = Option(
@@ -44,6 +46,9 @@ class Table(Config):
     )
     columns: dict[str, str | tuple[str, ...]] = Option(default_factory=dict)
     format: Format | None = Option(None, description="default: by the file's ending")
+    folders: tuple[str, ...] = Option(
+        (), description="columns that stand in the path: names of the folders a file lies in, outermost first"
+    )
     names: tuple[str, ...] | None = Option(None, description="column names of a CSV or TSV without a header")
     delimiter: str | None = Option(None, min_length=1, description="csv, tsv: default comma, tabulator")
     quoted: bool = Option(True, description="csv, tsv: values may stand in double quotes")
@@ -202,7 +207,10 @@ class _Reading:
         lists = [
             str(sources[f.name]) for f in fields if f.kind in ("bag", "vector") and len(parts[f.name]) == 1
         ]
-        raw = _combined(self._raw(path, table, wanted, lists, broken), fields, sources, table.separator)
+        folders = self._folders(path, table)
+        inside = [column for column in wanted if column not in folders]
+        raw = _with_columns(self._raw(path, table, inside, lists, broken), folders)
+        raw = _combined(raw, fields, sources, table.separator)
         columns = [
             Column(
                 field.name,
@@ -219,6 +227,19 @@ class _Reading:
         frame = checked(raw, columns, broken)
         self.notes += broken.notes()
         return frame, raw.total, raw.typed
+
+    def _folders(self, path: Path, table: Table) -> dict[str, str]:
+        """The columns that stand in the path of a file."""
+        if not table.folders:
+            return {}
+        found = path.relative_to(self.directory).parts[:-1] if path.is_relative_to(self.directory) else ()
+        if len(found) != len(table.folders):
+            raise DataError(
+                f"lies in {len(found)} folders, expected {len(table.folders)}: {', '.join(table.folders)}",
+                file=path,
+                remedy="let 'folders' name every folder between the data folder and the file",
+            )
+        return dict(zip(table.folders, found, strict=True))
 
     def _raw(self, path: Path, table: Table, wanted: list[str], lists: list[str], broken: Broken) -> Raw:
         form = table.format or _format(path)
@@ -246,6 +267,12 @@ def _label(source: str | tuple[str, ...]) -> str:
     return source if isinstance(source, str) else "+".join(source)
 
 
+def _with_columns(raw: Raw, values: Mapping[str, str]) -> Raw:
+    """The rows with columns that hold one value each."""
+    made = [pl.lit(value).alias(name) for name, value in values.items()]
+    return replace(raw, frame=raw.frame.with_columns(made)) if made else raw
+
+
 def _combined(
     raw: Raw, fields: Iterable[Field], sources: Mapping[str, str | tuple[str, ...]], separator: str
 ) -> Raw:
@@ -263,7 +290,7 @@ def _combined(
             raise DataError(
                 f"a {field.kind} cannot be made of several columns", file=raw.file, column=field.name
             )
-    return Raw(raw.file, raw.frame.with_columns(made), raw.total, raw.line_of, raw.typed)
+    return replace(raw, frame=raw.frame.with_columns(made))
 
 
 def _same_words(frames: list[tuple[pl.DataFrame, bool]], names: list[str]) -> list[pl.DataFrame]:
