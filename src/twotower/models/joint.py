@@ -16,6 +16,7 @@ Letters: Q queries, C shared or K own candidates, F fields, E embedding, P pair 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field as Option
@@ -45,10 +46,12 @@ class Joint(Model):
     stores = ("ids", "embeddings", "first_layer")
     config: JointConfig
 
-    def __init__(self, spec: FeatureSpec, config: JointConfig) -> None:
+    def __init__(self, spec: FeatureSpec, config: JointConfig, keep: Collection[str] | None = None) -> None:
+        """``keep`` names the columns that become fields; None is all."""
         super().__init__()
         self.spec, self.config = spec, config
-        self.inputs = Inputs(spec, config.embedding, config.history, sparse=config.sparse)
+        self.inputs = Inputs(spec, config.embedding, config.history, sparse=config.sparse, keep=keep)
+        self.id_columns = list(self.inputs.item_columns)  # what ``store: ids`` keeps
         self.history = self.inputs.history
         self.pair_fields = config.pair
         self.pair = PairField(len(config.pair), config.embedding) if config.pair else None
@@ -81,16 +84,36 @@ class Joint(Model):
     def interact_flops(self) -> int:
         """FLOPs of `interact` for one pair, the pair fields' share included."""
 
+    # what does not come from field vectors, at every depth beside the parts; none by default -------------
+
+    def query_beside(self, query: Batch) -> Rep:
+        """(Q, ...) encoded columns -> what the query brings beside `query_part`."""
+        return Rep()
+
+    def item_beside(self, item: Batch) -> Rep:
+        """(C, ...) or (Q, K, ...) encoded columns -> what an item brings beside `item_part`."""
+        return Rep()
+
+    def beside_specs(self) -> tuple[RepSpec, ...]:
+        """What `item_beside` returns for one item."""
+        return ()
+
+    @property
+    def beside_flops(self) -> int:
+        """FLOPs of `item_beside` for one item."""
+        return 0
+
     # what follows from it -----------------------------------------------------------------------------
 
     def encode_query(self, query: Batch) -> Rep:
-        return self.query_part(self.inputs.query(query))
+        return self.query_part(self.inputs.query(query)).join(self.query_beside(query))
 
     def encode_item(self, item: Batch) -> Rep:
         if self.config.store == "ids":
-            return Rep((column.name, item[column.name]) for column in self.inputs.item_columns)
+            return Rep((column.name, item[column.name]) for column in self.id_columns)
         fields = self.inputs.item(item)
-        return Rep(x=fields.flatten(-2)) if self.config.store == "embeddings" else self.item_part(fields)
+        part = Rep(x=fields.flatten(-2)) if self.config.store == "embeddings" else self.item_part(fields)
+        return part.join(self.item_beside(item))
 
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
         parts = self._parts(item)
@@ -102,17 +125,17 @@ class Joint(Model):
 
     def item_specs(self) -> tuple[RepSpec, ...]:
         if self.config.store == "ids":
-            return tuple(_column_spec(column) for column in self.inputs.item_columns)
+            return tuple(column_spec(column) for column in self.id_columns)
         if self.config.store == "embeddings":
-            return (RepSpec("x", (self.inputs.item_size,)),)
-        return self.part_specs()
+            return (RepSpec("x", (self.inputs.item_size,)), *self.beside_specs())
+        return (*self.part_specs(), *self.beside_specs())
 
     @property
     def flops_per_pair(self) -> int:
         if self.config.store == "first_layer":
             return self.interact_flops
         late = self.interact_flops + self.part_flops
-        return late + (self.inputs.item_flops if self.config.store == "ids" else 0)
+        return late + (self.inputs.item_flops + self.beside_flops if self.config.store == "ids" else 0)
 
     def item_state(self) -> dict[str, Tensor]:
         return {} if self.config.store == "ids" else super().item_state()
@@ -133,12 +156,13 @@ class Joint(Model):
         if self.config.store == "first_layer":
             return item
         if self.config.store == "ids":
-            return self.item_part(self.inputs.item(Batch(item)))
+            return self.item_part(self.inputs.item(Batch(item))).join(self.item_beside(Batch(item)))
         x, F = item["x"], len(self.inputs.item_columns)
-        return self.item_part(x.view(*x.shape[:-1], F, self.config.embedding))
+        part = self.item_part(x.view(*x.shape[:-1], F, self.config.embedding))
+        return part.join(Rep((spec.name, item[spec.name]) for spec in self.beside_specs()))
 
 
-def _column_spec(column: Column) -> RepSpec:
+def column_spec(column: Column) -> RepSpec:
     if column.kind in ("id", "category"):
         return RepSpec(column.name, (), "int64")
     return RepSpec(column.name, (column.width,), "int64" if column.kind == "bag" else "float32")

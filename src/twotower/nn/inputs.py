@@ -5,6 +5,8 @@ Letters: Q queries, C or K candidates, L places, T chosen (row, place) pairs, F 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -17,22 +19,34 @@ from twotower.types import Batch
 
 
 class Inputs(nn.Module):
-    """Query and context columns on one side, item columns on the other; texts are left to text towers."""
+    """Query and context columns on one side, item columns on the other; texts are left to text towers.
+
+    ``keep`` names the columns that become fields, the history's among them; None is all.
+    """
 
     def __init__(
-        self, spec: FeatureSpec, embedding: int, history: HistoryConfig | None, *, sparse: bool
+        self,
+        spec: FeatureSpec,
+        embedding: int,
+        history: HistoryConfig | None,
+        *,
+        sparse: bool,
+        keep: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        fields = [c for c in spec.columns if c.kind not in ("sequence", "text")]
+        kept = [c for c in spec.columns if keep is None or c.name in keep]
+        fields = [c for c in kept if c.kind not in ("sequence", "text")]
         self.query_columns = [c for c in fields if c.side in ("query", "context")]
         self.item_columns = [c for c in fields if c.side == "item"]
         sequences = [c for c in spec.columns if c.kind == "sequence"] if history else []
         if history and not sequences:
             raise ConfigError("the model reads a history, but the schema declares no sequence field")
+        sequences = [c for c in sequences if c in kept]
         if not self.item_columns or not (self.query_columns or sequences):
             raise ConfigError("a tower has no features: declare fields for both the query and the item")
-        self.embeddings = Embeddings([*fields, *sequences], embedding, sparse=sparse)
-        self.past = History(sequences[0], embedding, history) if history else None
+        targets = [spec[str(c.of)] for c in sequences if spec[str(c.of)] not in fields]  # theirs are its rows
+        self.embeddings = Embeddings([*fields, *targets, *sequences], embedding, sparse=sparse)
+        self.past = History(sequences[0], embedding, history) if history and sequences else None
         self.history = sequences[0].name if sequences else None
         self.query_size = embedding * (len(self.query_columns) + len(sequences))
         self.item_size = embedding * len(self.item_columns)
