@@ -21,6 +21,9 @@ SPEC = FeatureSpec(
 )
 MEAN, ATTENTION = {"kind": "mean"}, {"kind": "attention", "blocks": 2, "heads": 2}
 MODELS = [
+    ("logistic-regression", {"buckets": 64}),
+    ("logistic-regression", {"crosses": [["user", "movie"]], "sparse": False, "pair": ["retrieve_score"]}),
+    ("logistic-regression", {"crosses": []}),
     ("two-tower", {"embedding": 8, "layers": [16, 6], "dropout": 0.3}),
     (
         "two-tower",

@@ -15,6 +15,11 @@ from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.models.base import Model
 
 MODELS: dict[str, tuple[str, str, str]] = {
+    "logistic-regression": (
+        "twotower.models.logistic_regression",
+        "LogisticRegression",
+        "LogisticRegressionConfig",
+    ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
 }

@@ -1,0 +1,111 @@
+"""Logistic regression with hashed crosses: the second generation of pre-ranking models.
+
+    logit = b + sum_f w[f, x_f] + sum_(q, i) c[h(q, i, x_q, x_i)]
+
+One weight per value of each query, context and item field (numbers are linear, bags a mean), and one per
+pair of a query's and an item's value, found by hashing (`twotower.nn.hashed`): what ad click prediction at
+Google (McMahan et al., KDD 2013) and the wide part of Wide & Deep (Cheng et al., 2016) learn. Without crosses
+all queries rank the items alike.
+
+An item keeps its encoded columns and nothing else. All weights stay with the model, so an item table stays
+valid while the model learns, from batches or from a stream (`twotower.train.online`).
+
+Letters: Q queries, C shared or K own candidates, P pair fields.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field as Option
+from torch import Tensor, nn
+
+from twotower.config import Config
+from twotower.data.spec import Column, FeatureSpec
+from twotower.errors import ConfigError
+from twotower.models.base import Model, masked, pair_columns
+from twotower.models.joint import column_spec
+from twotower.nn.hashed import HashedCrosses
+from twotower.nn.inputs import Inputs
+from twotower.nn.mlp import RowNorm
+from twotower.types import Batch, Rep, RepSpec
+
+OWN = "own weights"  # of a query: the name of their sum among its columns
+
+
+class LogisticRegressionConfig(Config):
+    crosses: Literal["auto"] | tuple[tuple[str, str], ...] = Option(
+        "auto",
+        description="[query field, item field] pairs; auto: all pairs of ids and categories but id x id",
+    )
+    buckets: int = Option(2**20, ge=1, lt=2**31, description="rows of the table that crosses are hashed into")
+    pair: tuple[str, ...] = Option((), description="pair fields, such as retrieve_score")
+    sparse: bool = Option(True, description="row-wise updates: a step costs what it touches")
+
+
+class LogisticRegression(Model):
+    kind = "joint"
+    config: LogisticRegressionConfig
+
+    def __init__(self, spec: FeatureSpec, config: LogisticRegressionConfig) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.inputs = Inputs(spec, 1, None, sparse=config.sparse)
+        crosses = _crosses(self.inputs, config.crosses)
+        self.crosses = HashedCrosses(crosses, config.buckets, sparse=config.sparse) if crosses else None
+        self.crossed = tuple(dict.fromkeys(query.name for query, _ in crosses))
+        self.bias = nn.Parameter(torch.zeros(()))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        self.pair_fields = config.pair
+        if config.pair:
+            self.pair_norm = RowNorm(len(config.pair))
+            self.pair_weight = nn.Parameter(torch.ones(len(config.pair), 1))
+
+    def encode_query(self, query: Batch) -> Rep:
+        """The sum of the query's own weights, and the columns that meet the item's."""
+        own = self.bias + self.inputs.query(query).sum((-2, -1))
+        return Rep((name, query[name]) for name in self.crossed).join(Rep({OWN: own}))
+
+    def encode_item(self, item: Batch) -> Rep:
+        return Rep((column.name, item[column.name]) for column in self.inputs.item_columns)
+
+    def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
+        linear = self.inputs.item(item).sum((-2, -1))  # (C,) or (Q, K)
+        logits = query[OWN][:, None] + linear
+        if self.crosses is not None:
+            logits = logits + self.crosses(query, item, own=linear.dim() == 2).squeeze(-1)
+        if self.pair_fields:
+            known = self.pair_norm(pair_columns(pair, self.pair_fields, logits.shape))
+            logits = logits + (known @ self.pair_weight).squeeze(-1)
+        return masked(logits, mask)
+
+    def item_specs(self) -> tuple[RepSpec, ...]:
+        return tuple(column_spec(column) for column in self.inputs.item_columns)
+
+    def item_state(self) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def flops_per_pair(self) -> int:
+        return self.inputs.item_flops + 2 * len(self.pair_fields)
+
+
+def _crosses(
+    inputs: Inputs, chosen: Literal["auto"] | tuple[tuple[str, str], ...]
+) -> list[tuple[Column, Column]]:
+    """The columns behind the config's names."""
+    left = {c.name: c for c in inputs.query_columns if c.kind in ("id", "category", "bag")}
+    right = {c.name: c for c in inputs.item_columns if c.kind in ("id", "category", "bag")}
+    if chosen == "auto":
+        return [(q, i) for q in left.values() for i in right.values() if (q.kind, i.kind) != ("id", "id")]
+    for pair in chosen:
+        if pair[0] not in left or pair[1] not in right:
+            raise ConfigError(
+                f"crosses: {list(pair)} is no pair of a query's and an item's ids, categories or bags; "
+                f"expected one of {sorted(left)} and one of {sorted(right)}"
+            )
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"crosses: a pair twice in {[list(pair) for pair in chosen]}")
+    return [(left[query], right[item]) for query, item in chosen]
