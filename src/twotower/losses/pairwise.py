@@ -1,4 +1,7 @@
-"""Losses that ask a positive to stand above its own negatives. B rows, n negatives of each."""
+"""Losses that ask a positive to stand above its own negatives. B rows, n negatives of each.
+
+In lists, B lists of K candidates: every candidate above those with a smaller gain.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from twotower.losses.pairs import logistic_pairs
 from twotower.losses.reduction import weighted_mean
 
 
@@ -40,6 +44,38 @@ def hinge(positive: Tensor, negative: Tensor, weight: Tensor | None = None, marg
     tensor(0.2500)
     """
     return _over_negatives(positive, negative, weight, lambda difference: F.relu(margin - difference))
+
+
+def pairwise_logistic(
+    scores: Tensor, gains: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """RankNet over lists: mean of -log sigmoid(s_i - s_j) over the pairs with gain_i > gain_j.
+
+    | input  | shape       | meaning                                               |
+    |--------|-------------|-------------------------------------------------------|
+    | scores | (B, K)      | raw scores                                            |
+    | gains  | (B, K)      | graded relevance; only the order within a list counts |
+    | mask   | (B, K) bool | true = a candidate; default all                       |
+    | weight | (B,)        | weight of each list, default 1                        |
+
+    The mean over a list's pairs, then over the lists that have a pair (Burges et al., ICML 2005, with
+    certain preferences). Memory grows with B K, time with B K^2.
+
+    >>> pairwise_logistic(torch.tensor([[1.0, 0.0, 5.0]]), torch.tensor([[1.0, 0.0, 1.0]]))
+    tensor(0.1600)
+    """
+    there = torch.ones_like(gains, dtype=torch.bool) if mask is None else mask
+    pairs = torch.zeros(len(scores), device=scores.device)
+
+    def above(block: slice) -> Tensor:
+        better = (gains[block, :, None] > gains[block, None, :]) & there[block, :, None]
+        better = better & there[block, None, :]
+        pairs[block] = better.sum((1, 2)).float()
+        return better.float()
+
+    total = logistic_pairs(scores.float().masked_fill(~there, 0.0), above)
+    known = (pairs > 0).float()
+    return weighted_mean(total / pairs.clamp_min(1), known if weight is None else known * weight)
 
 
 def _over_negatives(
