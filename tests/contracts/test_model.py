@@ -32,6 +32,10 @@ MODELS = [
     ("two-tower", {"embedding": 8, "layers": [], "history": ATTENTION}),
     ("two-tower", {"embedding": 8, "layers": [6], "history": {"kind": "pooling"}}),
     ("two-tower", {"embedding": 8, "layers": [6], "norm": "batch", "history": MEAN, "sparse": True}),
+    ("int-tower", {"embedding": 4, "layers": [9, 8, 7], "heads": 2, "head_dim": 5, "dropout": 0.3}),
+    ("int-tower", {"embedding": 4, "layers": [8], "gate": "senet", "scale": False, "bias": False, "cir": 0}),
+    ("int-tower", {"embedding": 4, "layers": [8, 6], "fe_layers": "last", "norm": "batch", "history": MEAN}),
+    ("int-tower", {"embedding": 4, "layers": [8, 6], "fe": False, "gate": "none", "history": ATTENTION}),
     ("dcn-v2", {"embedding": 4, "crosses": 2, "layers": [8, 5]}),
     (
         "dcn-v2",

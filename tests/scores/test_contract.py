@@ -5,6 +5,7 @@ import torch
 
 from twotower.errors import ConfigError
 from twotower.scores.dot import cosine, dot
+from twotower.scores.multihead import multihead
 
 INF = float("inf")
 
@@ -18,6 +19,10 @@ def naive_cosine(query, item):
     return naive_dot(query, item) / lengths if lengths else 0.0
 
 
+def naive_multihead(query, item):
+    return sum(max(naive_dot(q, i) for i in item) for q in query)
+
+
 SCORERS = {  # name: scorer, naive score of one pair, shape of one representation
     "dot": (dot, naive_dot, (7,)),
     "cosine": (cosine, naive_cosine, (7,)),
@@ -26,6 +31,7 @@ SCORERS = {  # name: scorer, naive score of one pair, shape of one representatio
         lambda q, i: naive_cosine(q, i) / 0.1,
         (7,),
     ),
+    "multihead": (multihead, naive_multihead, (3, 7)),
 }
 Q, C, K = 4, 9, 5
 
@@ -85,7 +91,7 @@ def test_shapes_that_do_not_fit_are_named(case):
     with pytest.raises(ConfigError, match="own candidates of 3 queries"):
         scorer(query, item[own[:3]])
     with pytest.raises(ConfigError, match="do not meet"):
-        scorer(query, item[:, :-1])
+        scorer(query, item[..., :-1])
     with pytest.raises(ConfigError, match="neither shared nor own"):
         scorer(query, item[0])
 

@@ -21,6 +21,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
         "LogisticRegressionConfig",
     ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
+    "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
 }
 """Name in recipes -> module, model class, config class."""
