@@ -20,6 +20,7 @@ SPEC = FeatureSpec(
     )
 )
 MEAN, ATTENTION = {"kind": "mean"}, {"kind": "attention", "blocks": 2, "heads": 2}
+CROSSES = [["user", "genres"], ["device", "movie"]]
 MODELS = [
     ("logistic-regression", {"buckets": 64}),
     ("logistic-regression", {"crosses": [["user", "movie"]], "sparse": False, "pair": ["retrieve_score"]}),
@@ -43,6 +44,16 @@ MODELS = [
     ),
     ("dcn-v2", {"embedding": 4, "layers": [8], "store": "ids", "history": MEAN}),
     ("dcn-v2", {"embedding": 4, "layers": [8], "pair": ["retrieve_score", "retrieve_rank"]}),
+    ("cold", {"embedding": 4, "layers": [8, 5], "crosses": CROSSES, "buckets": 64, "history": MEAN}),
+    ("cold", {"embedding": 4, "layers": [8], "crosses": CROSSES, "gate": True, "pair": ["retrieve_score"]}),
+    (
+        "cold",
+        {"embedding": 4, "layers": [8], "crosses": CROSSES, "keep": ["history", "poster", "user x genres"]}
+        | {"history": MEAN, "norm": "none", "pair": ["retrieve_score"]},
+    ),
+    ("deepfm", {"embedding": 4, "layers": [8, 5]}),
+    ("deepfm", {"embedding": 4, "layers": [8], "store": "embeddings", "history": MEAN, "sparse": True}),
+    ("deepfm", {"embedding": 4, "layers": [8], "store": "ids", "norm": "batch", "pair": ["retrieve_score"]}),
 ]
 Q, C = 5, 8
 

@@ -22,6 +22,8 @@ MODELS: dict[str, tuple[str, str, str]] = {
     ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
     "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
+    "deepfm": ("twotower.models.deepfm", "DeepFM", "DeepFMConfig"),
+    "cold": ("twotower.models.cold", "COLD", "COLDConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
 }
 """Name in recipes -> module, model class, config class."""

@@ -27,8 +27,12 @@ from twotower.data.spec import Column, FeatureSpec
 from twotower.models.base import Model, masked, pair_columns
 from twotower.nn.history import HistoryConfig
 from twotower.nn.inputs import Inputs
+from twotower.nn.mlp import Norm
 from twotower.nn.pair import PairField
 from twotower.types import Batch, Rep, RepSpec
+
+QUERY, ITEM, PAIR = 0, 1, 2
+"""The parts of a first layer's input."""
 
 
 class JointConfig(Config):
@@ -37,6 +41,14 @@ class JointConfig(Config):
     history: HistoryConfig | None = Option(None, description="how the history column becomes a query field")
     store: Literal["ids", "embeddings", "first_layer"] = "first_layer"
     sparse: bool = Option(False, description="row-wise updates of the table, for large vocabularies")
+
+
+class DeepConfig(JointConfig):
+    """A ranker with a deep network among its parts."""
+
+    layers: tuple[int, ...] = Option((256, 256), min_length=1, description="the deep network")
+    norm: Norm = "none"
+    dropout: float = Option(0.2, ge=0, lt=1)
 
 
 class Joint(Model):
@@ -55,6 +67,8 @@ class Joint(Model):
         self.history = self.inputs.history
         self.pair_fields = config.pair
         self.pair = PairField(len(config.pair), config.embedding) if config.pair else None
+        sizes = [self.inputs.query_size, self.inputs.item_size, *([config.embedding] if config.pair else [])]
+        self.sizes = tuple(sizes)  # of the parts of a first layer's input
 
     # what a ranker consists of ------------------------------------------------------------------------
 
