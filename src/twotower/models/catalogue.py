@@ -15,6 +15,7 @@ from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.models.base import Model
 
 MODELS: dict[str, tuple[str, str, str]] = {
+    "click-rate": ("twotower.models.click_rate", "ClickRate", "ClickRateConfig"),
     "logistic-regression": (
         "twotower.models.logistic_regression",
         "LogisticRegression",
