@@ -52,9 +52,33 @@ MODELS = [
         {"embedding": 4, "layers": [8], "crosses": CROSSES, "keep": ["history", "poster", "user x genres"]}
         | {"history": MEAN, "norm": "none", "pair": ["retrieve_score"]},
     ),
+    ("wide-and-deep", {"embedding": 4, "layers": [8, 5]}),
+    (
+        "wide-and-deep",
+        {"embedding": 4, "layers": [8], "crosses": [["user", "genres"], ["history", "movie"]], "buckets": 50},
+    ),
+    (
+        "wide-and-deep",
+        {"embedding": 4, "layers": [8], "store": "embeddings", "crosses": [["device", "genres"]]},
+    ),
+    (
+        "wide-and-deep",
+        {
+            "embedding": 4,
+            "layers": [8],
+            "store": "ids",
+            "sparse": True,
+            "crosses": [["device", "movie"]],
+            "history": MEAN,
+            "pair": ["retrieve_score"],
+        },
+    ),
     ("deepfm", {"embedding": 4, "layers": [8, 5]}),
     ("deepfm", {"embedding": 4, "layers": [8], "store": "embeddings", "history": MEAN, "sparse": True}),
     ("deepfm", {"embedding": 4, "layers": [8], "store": "ids", "norm": "batch", "pair": ["retrieve_score"]}),
+    ("dcn", {"embedding": 4, "crosses": 3, "layers": [8, 5]}),
+    ("dcn", {"embedding": 4, "crosses": 1, "layers": [8], "store": "embeddings", "history": MEAN}),
+    ("dcn", {"embedding": 4, "layers": [8], "store": "ids", "norm": "layer", "pair": ["retrieve_rank"]}),
 ]
 Q, C = 5, 8
 
@@ -93,9 +117,10 @@ def named(request):
     torch.manual_seed(0)
     name, config = request.param
     model = make_model(name, SPEC, config)
-    for buffer in model.buffers():  # running statistics as after some training, so that norms do something
+    for label, buffer in model.named_buffers():  # as after some training, so that norms do something
         if buffer.dtype.is_floating_point:
-            buffer.uniform_(0.5, 1.5)
+            low, high = (-0.2, 0.2) if label.endswith("running_mean") else (0.5, 1.5)  # 1 silences a ReLU
+            buffer.uniform_(low, high)
     for parameter in model.parameters():  # a layer that starts at zero would hide what stands before it
         if not parameter.any():
             torch.nn.init.normal_(parameter)
