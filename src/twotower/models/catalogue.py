@@ -23,8 +23,10 @@ MODELS: dict[str, tuple[str, str, str]] = {
     ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
     "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
+    "wide-and-deep": ("twotower.models.wide_and_deep", "WideAndDeep", "WideAndDeepConfig"),
     "deepfm": ("twotower.models.deepfm", "DeepFM", "DeepFMConfig"),
     "cold": ("twotower.models.cold", "COLD", "COLDConfig"),
+    "dcn": ("twotower.models.dcn", "DCN", "DCNConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
 }
 """Name in recipes -> module, model class, config class."""

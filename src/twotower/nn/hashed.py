@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from twotower.data.spec import Column, digest
+from twotower.data.spec import Column, FeatureSpec, digest
+from twotower.errors import ConfigError
 from twotower.types import PAD, Batch
 
 
@@ -75,3 +76,27 @@ class HashedCrosses(nn.Module):
         weights = share[real].to(self.table.weight.dtype)
         out: Tensor = self.table(row[real], starts, per_sample_weights=weights)  # (Q * K, D)
         return out.view(Q, K, self.table.embedding_dim)
+
+
+def crossed_columns(
+    spec: FeatureSpec, crosses: Sequence[tuple[str, str]], *, history: bool = False
+) -> list[tuple[Column, Column]]:
+    """The columns behind [query field, item field] names; with ``history`` the first may be a sequence.
+
+    Raises
+    ------
+    ConfigError
+        A name that is no column of values on its side, or a pair twice.
+    """
+    kinds = ("id", "category", "bag")
+    left = [c.name for c in spec.columns if c.side != "item" and c.kind in (*kinds, *["sequence"] * history)]
+    right = [c.name for c in spec.side("item") if c.kind in kinds]
+    for query, item in crosses:
+        if query not in left or item not in right:
+            raise ConfigError(
+                f"crosses: {[query, item]} is no pair of a query's and an item's values; "
+                f"expected one of {left} and one of {right}"
+            )
+    if len(set(crosses)) < len(crosses):
+        raise ConfigError(f"crosses: a pair twice in {[list(pair) for pair in crosses]}")
+    return [(spec[query], spec[item]) for query, item in crosses]

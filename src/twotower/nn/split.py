@@ -23,15 +23,15 @@ class SplitLinear(nn.Module):
     True
     """
 
-    def __init__(self, sizes: Sequence[int], outside: int) -> None:
+    def __init__(self, sizes: Sequence[int], outside: int, *, bias: bool = True) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
         self.linear = nn.Linear(
-            sum(sizes), outside
+            sum(sizes), outside, bias=bias
         )  # one matrix, so that initialisation sees the true fan-in
 
     def part(self, which: int, x: Tensor) -> Tensor:
-        """The share of part ``which``; the bias goes with part 0."""
+        """The share of part ``which``; the bias, if any, goes with part 0."""
         start = sum(self.sizes[:which])
         weight = self.linear.weight[:, start : start + self.sizes[which]]
         return nn.functional.linear(x, weight, self.linear.bias if which == 0 else None)
