@@ -6,6 +6,7 @@ Letters: Q queries, C shared candidates, K own candidates of a query, T (query, 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -91,6 +92,11 @@ class Model(nn.Module, ABC):
     def item_state(self) -> dict[str, Tensor]:
         """The part of the state that `encode_item` reads; all of it unless a model knows better."""
         return self.state_dict()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's tensors lie."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def digest(self) -> str:
         """Hash of config, feature spec and every parameter."""

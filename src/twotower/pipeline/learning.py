@@ -22,9 +22,10 @@ from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_los
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
 from twotower.pipeline.prepared import Prepared
+from twotower.train.counting import count
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
-from twotower.train.objectives import ListsConfig, Objective, make_objective
+from twotower.train.objectives import CountsConfig, ListsConfig, Objective, make_objective
 from twotower.train.protocols import BatchSource
 from twotower.types import Batch, Candidates
 
@@ -51,6 +52,8 @@ def train_model(
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed)
         model = make_model(about.model, prepared.spec(about.features), about.config)
+    if isinstance(about.objective, CountsConfig):  # always of everything: a warm start would count twice
+        return model, _counted(prepared, model, about.train.metric)
     if start is not None:
         start(model)
     objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed)
@@ -125,6 +128,13 @@ def _source(
     return source, by_ranking
 
 
+def _counted(prepared: Prepared, model: Model, metric: str | None) -> FitResult:
+    """One pass over the training events."""
+    parts = prepared.split
+    valid = LabelledEvents(prepared, parts.valid, parts.history("valid"))
+    return count(model, prepared.interactions(parts.train), prepared.items, valid.measure, metric)
+
+
 def _lists(
     prepared: Prepared, before: Cascade, config: ListsConfig, size: int
 ) -> tuple[BatchSource[Examples], Validate]:
@@ -179,7 +189,7 @@ def rescore(
     model: Model, items: Batch, task: Task, served: Candidates, queries_at_once: int = 64
 ) -> Candidates:
     """The served candidates in the order of a model that is still learning (no table yet)."""
-    device = next(model.parameters()).device
+    device = model.device
     scores = []
     for start in range(0, len(task), queries_at_once):
         rows = slice(start, start + queries_at_once)
@@ -194,7 +204,7 @@ def rescore(
 def rank_catalogue(model: Model, items: Batch, task: Task, queries_at_once: int = 1024) -> dict[str, float]:
     """nDCG@10 and R@10 of a dot model over the whole catalogue, seen items masked."""
     assert model.kind == "dot", model.kind
-    device = next(model.parameters()).device
+    device = model.device
     vectors = model.encode_item(items.to(device))["vector"].float().cpu()
     index = ExactIndex.build(vectors, produced_by="training")
     keys = []
@@ -230,7 +240,7 @@ class LabelledEvents:
     @torch.inference_mode()
     def scores(self, model: Model) -> Tensor:
         """(n,) logits in the order of the events."""
-        device = next(model.parameters()).device
+        device = model.device
         parts = []
         for examples in self.batches.epoch(0):
             item = model.encode_item(self.prepared.items.take(examples.items[:, None]).to(device))

@@ -169,7 +169,7 @@ class Pipeline:
         """All that a model's parameters depend on; how deep its own stage goes is not among it."""
         about, judged = self.recipe.models[name], self.recipe.evaluate
         upstream: list[Any] = []
-        if about.objective.kind != "pointwise":  # the validation task chooses the epoch
+        if about.objective.kind not in ("pointwise", "counts"):  # the validation task chooses the epoch
             upstream += [judged.seen, judged.queries]
         if about.objective.kind == "lists":
             before = self._stages_before(name)
@@ -296,7 +296,7 @@ class Pipeline:
 
     def _ratings(self) -> dict[str, dict[str, float]]:
         """Rating measures of every model that was trained on labels."""
-        pointwise = [n for n, m in self.recipe.models.items() if m.objective.kind == "pointwise"]
+        pointwise = [n for n, m in self.recipe.models.items() if m.objective.kind in ("pointwise", "counts")]
         if not pointwise:
             return {}
         split = self.prepared.split

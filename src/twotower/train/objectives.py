@@ -35,6 +35,12 @@ class PointwiseConfig(Config):
     kind: Literal["pointwise"] = "pointwise"
 
 
+class CountsConfig(Config):
+    """No gradients: one pass over the labelled events, for models that count."""
+
+    kind: Literal["counts"] = "counts"
+
+
 class InBatchConfig(Config):
     """Softmax over the items of the batch, corrected for their frequency (Yi et al., RecSys 2019)."""
 
@@ -73,7 +79,7 @@ class ListsConfig(Config):
 
 
 ObjectiveConfig = Annotated[
-    PointwiseConfig | InBatchConfig | SampledConfig | FullSoftmaxConfig | ListsConfig,
+    PointwiseConfig | CountsConfig | InBatchConfig | SampledConfig | FullSoftmaxConfig | ListsConfig,
     Option(discriminator="kind"),
 ]
 

@@ -1,0 +1,39 @@
+"""A model that counts goes the way of every other: trained, saved, loaded, in a cascade, in the report."""
+
+import pytest
+
+from twotower.errors import ConfigError
+from twotower.pipeline.learning import train_model
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.recipe import Recipe
+
+RATE = {"model": "click-rate", "config": {"strength": 10, "half_life": 50}, "objective": {"kind": "counts"}}
+
+
+@pytest.fixture
+def recipe(tiny):
+    plain = tiny()
+    plain["models"] = {"rate": RATE}
+    plain["cascade"] = [{"stage": "retrieve", "model": "rate", "k": 10}]
+    return plain
+
+
+def test_a_run_counts_the_training_part_and_retrieves_by_rate(recipe, tmp_path):
+    pipeline = Pipeline(Recipe.parse(recipe), tmp_path / "run", say=lambda _: None)
+    report = pipeline.run()
+    model, train = pipeline.model("rate"), pipeline.prepared.split.train
+    assert report.ratings["rate"]["AUC"] > 0.5
+    events = pipeline.prepared.interactions(train)
+    assert model.now == events.times.max()
+    again, result = train_model(pipeline.prepared, "rate")
+    assert again.digest() == model.digest()
+    assert result.best_value == result.history[0]["AUC"]
+    assert len(model.rates().unique()) > 2
+
+
+def test_a_model_that_learns_by_gradients_cannot_count(recipe):
+    recipe["models"]["rate"] = {**RATE, "model": "two-tower", "config": {}}
+    recipe["cascade"] = []
+    with pytest.raises(ConfigError, match="learns by gradients"):
+        train_model(Prepared.make(Recipe.parse(recipe), None, "raise"), "rate")
