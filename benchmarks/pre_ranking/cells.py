@@ -1,0 +1,106 @@
+"""One cell: a model trained with one seed on one data set, measured once on its test part.
+
+Beside the figures, the test scores are kept, as logits in steps of 1/64 (about 110 KB for MovieLens 1M): what
+a paired interval between two models needs. What belongs to the data alone (label, user and row of each test
+event) is kept once per data set.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from benchmarks.pre_ranking.data import DATA, prepared_for
+from benchmarks.pre_ranking.files import RESULTS, write_arrays, write_json
+from benchmarks.pre_ranking.models import MODELS
+from benchmarks.pre_ranking.search import FIRST, best
+from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
+from twotower.models.base import Model
+from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.train.events import Event, Validated
+
+SEEDS = (1, 2, 3)
+STEP = 1 / 64  # of a kept logit: moves an AUC of a million pairs by less than 1e-6
+
+
+def cell_path(data: str, model: str, seed: int) -> Any:
+    return RESULTS / data / f"{model}-{seed}.json"
+
+
+def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, Any]:
+    """Train and measure; the settings are those the search found on its own data set."""
+    params = best(model)["params"] if tuned else FIRST
+    recipe = MODELS[model].recipe(params, DATA[data].train)
+    prepared = prepared_for(data, recipe, seed)
+    epochs: list[dict[str, float]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Validated):
+            epochs.append({"epoch": event.epoch, **event.metrics})
+
+    about, started, cpu_started = machine(), time.perf_counter(), time.process_time()
+    trained, result = train_model(prepared, "model", events=listen)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    split, figures = prepared.split, {}
+    for part in ("valid", "test"):
+        events = LabelledEvents(prepared, split.part(part), split.history(part))
+        scores = events.scores(trained)
+        figures[part] = quality(scores, events.labels, events.groups)
+    cell = {
+        "data": data,
+        "model": model,
+        "seed": seed,
+        "params": params,
+        "tuned": tuned,
+        **figures,
+        "best_epoch": result.best_epoch,
+        "epochs": epochs,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),  # a busy neighbour does not count
+        "parameters": sum(p.numel() for p in trained.parameters()),
+        **costs(trained),
+        "events": {part: len(split.part(part)) for part in ("train", "valid", "test")},
+        "recipe": recipe,
+        "machine": about,
+    }
+    path = cell_path(data, model, seed)
+    if not (shared := path.parent / "events.npz").exists():
+        write_arrays(shared, label=events.labels.bool().numpy(), user=events.groups.int().numpy())
+    write_arrays(path.with_suffix(".npz"), score=(scores / STEP).round().clamp(-32767, 32767).short().numpy())
+    write_json(path, cell)  # last: what it names is there
+    print(
+        f"{data} {model} seed {seed}: test AUC {cell['test']['AUC']:.4f}, log loss "
+        f"{cell['test']['log loss']:.4f}, epoch {result.best_epoch}, {seconds:.0f} s",
+        flush=True,
+    )
+    return cell
+
+
+def quality(scores: Tensor, labels: Tensor, users: Tensor) -> dict[str, float]:
+    """Figures of (n,) logits."""
+    return {
+        "AUC": auc(scores, labels),
+        "log loss": log_loss(scores, labels),
+        "GAUC": grouped_auc(scores, labels, users).by_impressions,
+        "ECE": calibration_error(scores.sigmoid(), labels),
+    }
+
+
+def costs(model: Model) -> dict[str, dict[str, int]]:
+    """Bytes per item and FLOPs per pair at every storage depth on offer."""
+    at = {store: model.at_store(store) for store in model.stores} or {"vectors": model}
+    return {
+        "bytes_per_item": {store: m.bytes_per_item for store, m in at.items()},
+        "flops_per_pair": {store: m.flops_per_pair for store, m in at.items()},
+    }
+
+
+def kept_scores(data: str, model: str, seed: int) -> Tensor:
+    """(n,) test logits of a cell, as they were kept."""
+    with np.load(cell_path(data, model, seed).with_suffix(".npz")) as file:
+        return torch.from_numpy(file["score"].astype(np.float32) * STEP)

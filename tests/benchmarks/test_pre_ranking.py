@@ -1,0 +1,84 @@
+"""The benchmark of pre-ranking models: what its figures stand on."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) are not installed")
+
+from benchmarks.pre_ranking import search as searching
+from benchmarks.pre_ranking.data import draw_times
+from benchmarks.pre_ranking.models import MODELS
+from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
+
+
+def ratings(rows: list[tuple[int, int, bool]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["user", "timestamp", "time_exact"], orient="row")
+
+
+def test_an_estimated_time_becomes_an_exact_time_of_the_same_user() -> None:
+    exact = [(1, 10, True), (1, 20, True), (2, 30, True), (2, 40, True)]
+    drawn = draw_times(ratings([*exact, *[(1, 15, False)] * 50, *[(2, 35, False)] * 50]))
+    assert drawn["timestamp"].to_list()[:4] == [10, 20, 30, 40]
+    estimated = drawn.filter(~pl.col("time_exact"))
+    assert set(estimated.filter(pl.col("user") == 1)["timestamp"]) == {10, 20}
+    assert set(estimated.filter(pl.col("user") == 2)["timestamp"]) == {30, 40}
+
+
+def test_an_estimated_time_stays_where_no_exact_one_lies_in_its_period() -> None:
+    assert draw_times(ratings([(1, 5, False), (1, 999_999_999, True)]))["timestamp"][0] == 5
+
+
+def test_the_next_trial_depends_on_the_files_alone() -> None:
+    done = [
+        {
+            "state": "COMPLETE",
+            "log loss": 0.4 - n / 100,
+            "params": p,
+            "epochs": [{"epoch": 1, "log loss": 0.4}],
+        }
+        for n, p in enumerate(OPENING)
+    ]
+    assert replayed(done).ask(SPACE).params == replayed(done).ask(SPACE).params
+
+
+def test_a_search_resumes_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[dict[str, object]] = []
+    asked: list[dict[str, float]] = []
+
+    def run(study: object, model: str, number: int, data: str) -> None:
+        params = study.ask(SPACE).params  # type: ignore[attr-defined]
+        asked.append(params)
+        loss = params["embedding_weight_decay"]
+        epochs = [{"epoch": 1, "log loss": loss}]
+        files.append(
+            {
+                "model": model,
+                "number": number,
+                "params": params,
+                "state": "COMPLETE",
+                "log loss": loss,
+                "epochs": epochs,
+            }
+        )
+
+    monkeypatch.setattr(searching, "_run", run)
+    monkeypatch.setattr(searching, "trials_of", lambda model, data="": list(files))
+    best = searching.search("two-tower", trials=6)
+    whole = list(asked)
+    assert whole[:3] == list(OPENING)
+    assert best["log loss"] == min(f["log loss"] for f in files)  # type: ignore[type-var]
+    del files[4:]
+    asked.clear()
+    searching.search("two-tower", trials=6)
+    assert asked == whole[4:]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_competitor_makes_a_valid_recipe(name: str) -> None:
+    from benchmarks.pre_ranking.data import recipe_of
+
+    recipe = recipe_of("ml-1m-hash", MODELS[name].recipe(FIRST, {}), seed=3)
+    assert recipe.models["model"].train.learning_rate == FIRST["learning_rate"]
+    assert MODELS[name].tuned_as is None or MODELS[name].tuned_as in MODELS
