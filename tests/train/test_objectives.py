@@ -11,10 +11,10 @@ from twotower.errors import ConfigError
 from twotower.losses.logq import StreamingLogQ
 from twotower.models.catalogue import make_model
 from twotower.models.two_tower import TwoTower
+from twotower.train.lists import ListsConfig
 from twotower.train.objectives import (
     FullSoftmaxConfig,
     InBatchConfig,
-    ListsConfig,
     PointwiseConfig,
     SampledConfig,
     make_objective,

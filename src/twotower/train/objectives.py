@@ -6,14 +6,11 @@ candidates, N items.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field as Option
 from torch import Tensor
-from torch.nn import functional
 
 from twotower.config import Config
 from twotower.data.batches import Examples
@@ -26,6 +23,8 @@ from twotower.losses.pairwise import bpr
 from twotower.losses.pointwise import bce
 from twotower.losses.softmax import sampled_softmax
 from twotower.models.base import Model, SequenceModel
+from twotower.train.lists import FullStageConfig, FullStageObjective, Lists, ListsConfig
+from twotower.train.objective import Objective
 from twotower.types import NO_ITEM, Batch, Rep
 
 
@@ -64,52 +63,16 @@ class FullSoftmaxConfig(Config):
     kind: Literal["full-softmax"] = "full-softmax"
 
 
-class ListsConfig(Config):
-    """Softmax over the candidates that the stages before this model serve.
-
-    ``share`` of the validation queries teach, the others choose the epoch: the earlier stages have not been
-    trained on either, so the scores they hand over look as they will when serving.
-    """
-
-    kind: Literal["lists"] = "lists"
-    share: float = Option(0.8, gt=0, lt=1, description="validation queries to learn from; the rest select")
-    count: Literal["lists", "positives"] = Option(
-        "lists", description="what weighs the same: each list, or each positive in them"
-    )
-
-
 ObjectiveConfig = Annotated[
-    PointwiseConfig | CountsConfig | InBatchConfig | SampledConfig | FullSoftmaxConfig | ListsConfig,
+    PointwiseConfig
+    | CountsConfig
+    | InBatchConfig
+    | SampledConfig
+    | FullSoftmaxConfig
+    | ListsConfig
+    | FullStageConfig,
     Option(discriminator="kind"),
 ]
-
-
-class Objective(ABC):
-    """Base: holds the encoded items; a call gives named losses whose sum is minimised."""
-
-    def __init__(self, items: Batch) -> None:
-        self.items = items  # (N, ...) by item key
-
-    @abstractmethod
-    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]: ...
-
-    def penalties(
-        self, model: Model, query: Rep, item: Rep, labels: Callable[[], Tensor]
-    ) -> dict[str, Tensor]:
-        """The model's own auxiliary losses; labels are made only for a model that has some."""
-        has_some = type(model).penalties is not Model.penalties
-        return model.penalties(query, item, labels()) if has_some else {}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run must know; tensors only."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        assert not state, sorted(state)
-
-    def encode(self, model: Model, keys: Tensor) -> Rep:
-        """Item reps for keys of any shape, on the model's device; the features stay where they are."""
-        return model.encode_item(self.items.take(keys.cpu()).to(keys.device))
 
 
 class Pointwise(Objective):
@@ -124,33 +87,6 @@ class Pointwise(Objective):
         labels = examples.labels
         loss = bce(scores, labels, examples.weights)
         return {"bce": loss, **self.penalties(model, query, item, lambda: labels[:, None])}
-
-
-class Lists(Objective):
-    """Cross entropy between the labels, normalised per list, and the softmax of the scores (ListNet's top-1
-    form, Cao et al., ICML 2007). Lists without a positive teach nothing and weigh nothing.
-
-    Counting lists favours queries with few positives, as recall does; counting positives favours those with
-    many, whose first places an nDCG looks at.
-    """
-
-    def __init__(self, items: Batch, config: ListsConfig) -> None:
-        super().__init__(items)
-        self.count = config.count
-
-    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
-        assert examples.labels is not None
-        mask = examples.items != NO_ITEM
-        query = model.encode_query(examples.query)
-        item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
-        scores = model.score(query, item, examples.pair, mask).float()
-        gains = examples.labels * mask
-        total = gains.sum(1)
-        logs = functional.log_softmax(scores, dim=1).masked_fill(~mask, 0.0)
-        share = (total > 0).to(total) if self.count == "lists" else total
-        each = -(gains * logs).sum(1) / total.clamp(min=1e-9)
-        loss = (each * share).sum() / share.sum().clamp(min=1)
-        return {"list": loss, **self.penalties(model, query, item, lambda: gains)}
 
 
 class _Softmax(Objective):
@@ -288,6 +224,8 @@ def make_objective(config: Any, items: Batch, counts: Tensor, seed: int) -> Obje
             return Pointwise(items)
         case ListsConfig():
             return Lists(items, config)
+        case FullStageConfig():
+            return FullStageObjective(items, config)
         case InBatchConfig():
             return InBatch(items, counts, config, seed)
         case SampledConfig():

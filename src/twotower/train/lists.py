@@ -1,0 +1,171 @@
+"""Objectives over lists of candidates: those that earlier stages served, and those of a whole funnel.
+
+Letters: B lists, K candidates of each.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field as Option
+from pydantic import model_validator
+from torch import Tensor
+
+from twotower.config import Config
+from twotower.data.batches import Examples
+from twotower.data.full_stage import Role, StageSampling
+from twotower.errors import ConfigError
+from twotower.losses import distil
+from twotower.losses.listwise import lambda_loss, list_mle, listnet, softmax_against
+from twotower.losses.pairwise import pairwise_logistic
+from twotower.losses.pointwise import bce
+from twotower.models.base import Model
+from twotower.train.objective import Objective
+from twotower.types import NO_ITEM, Batch
+
+
+class ListsConfig(Config):
+    """A list-wise loss over the candidates that the stages before this model serve.
+
+    ``share`` of the validation queries teach, the others choose the epoch: the earlier stages have not been
+    trained on either, so the scores they hand over look as they will when serving.
+    """
+
+    kind: Literal["lists"] = "lists"
+    loss: Literal["softmax", "pairwise", "lambda"] = Option(
+        "softmax", description="ListNet, RankNet over lists, or LambdaLoss (NDCG-Loss2)"
+    )
+    share: float = Option(0.8, gt=0, lt=1, description="validation queries to learn from; the rest select")
+    count: Literal["lists", "positives"] = Option(
+        "lists", description="what weighs the same: each list, or each positive in them"
+    )
+
+
+class Distil(Config):
+    """How a student follows its teacher's scores."""
+
+    loss: Literal["mse", "kl", "margin", "list-mle"] = Option(
+        "kl", description="the numbers, the softmax over the list, the differences, or the order alone"
+    )
+    weight: float = Option(1.0, gt=0)
+    temperature: float = Option(1.0, gt=0, description="kl: above 1, candidates behind the first few count")
+    top: int | None = Option(None, ge=1, description="list-mle: only the first places of the teacher's order")
+
+
+class Grades(Config):
+    """Gains of candidates that brought nothing, for the ``order`` part: full-stage learning to rank."""
+
+    exposed: float = Option(0.0, ge=0, description="shown, and not taken")
+    ranked: float = Option(0.0, ge=0)
+    preranked: float = Option(0.0, ge=0)
+    retrieved: float = Option(0.0, ge=0)
+    random: float = Option(0.0, ge=0)
+
+
+class FullStageConfig(Config):
+    """Lists of a whole funnel, every role with its own loss; a weight of 0 switches a part off.
+
+    ``bce`` learns from the exposed, ``softmax`` sets each positive against all that was not exposed,
+    ``order`` sorts the list by gain, ``distil`` follows the teacher on every candidate it scored: those that
+    the pre-ranker will serve. With ``bce`` alone the model learns from exposures only, on the same requests.
+    """
+
+    kind: Literal["full-stage"] = "full-stage"
+    teacher: str | None = Option(
+        None, description="the ranker that teaches, a key of models:; it is trained first"
+    )
+    source: Literal["replay", "log"] = Option(
+        "replay", description="our own stages asked again about the past, or the data's log (synthetic)"
+    )
+    requests: int = Option(1, ge=1, description="replay: past moments of each query, the latest ones")
+    positives: int = Option(5, ge=1, description="replay: positive events after each such moment")
+    sample: StageSampling = StageSampling()
+    bce: float = Option(1.0, ge=0)
+    softmax: float = Option(1.0, ge=0)
+    order: float = Option(0.0, ge=0, description="LambdaLoss")
+    grades: Grades = Grades()
+    distil: Distil | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FullStageConfig:
+        if not (self.bce or self.softmax or self.order or self.distil):
+            raise ValueError("every part is switched off: give bce, softmax, order or distil a weight")
+        if self.distil is not None and self.teacher is None and self.source == "replay":
+            raise ValueError("distil needs a teacher: name the model whose scores are to be learnt")
+        return self
+
+
+class Lists(Objective):
+    """A list-wise loss between the labels and the scores. Lists without a positive teach and weigh nothing.
+
+    Counting lists favours queries with few positives, as recall does; counting positives favours those with
+    many, whose first places an nDCG looks at.
+    """
+
+    def __init__(self, items: Batch, config: ListsConfig) -> None:
+        super().__init__(items)
+        self.count = config.count
+        self.loss = {"softmax": listnet, "pairwise": pairwise_logistic, "lambda": lambda_loss}[config.loss]
+
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        assert examples.labels is not None
+        mask = examples.items != NO_ITEM
+        query = model.encode_query(examples.query)
+        item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
+        scores = model.score(query, item, examples.pair, mask).float()
+        gains = examples.labels * mask
+        weight = None if self.count == "lists" else gains.sum(1)
+        loss = self.loss(scores, gains, mask, weight)
+        return {"list": loss, **self.penalties(model, query, item, lambda: gains)}
+
+
+class FullStageObjective(Objective):
+    """See `FullStageConfig`; examples are those of `twotower.data.full_stage.FullStageBatches`."""
+
+    def __init__(self, items: Batch, config: FullStageConfig) -> None:
+        super().__init__(items)
+        self.config = config
+        g = config.grades
+        # by role: exposed positives have gains of their own
+        self.grades = torch.tensor([0.0, g.exposed, g.ranked, g.preranked, g.retrieved, g.random])
+
+    def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        assert examples.labels is not None
+        if model.pair_fields:
+            raise ConfigError(
+                f"{type(model).__name__} scores with the pair fields {list(model.pair_fields)}, which "
+                "exposed and random candidates of full-stage lists do not have; take them out of its config"
+            )
+        config, mask, role = self.config, examples.items != NO_ITEM, examples.pair["role"].long()
+        query = model.encode_query(examples.query)
+        item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
+        scores = model.score(query, item, mask=mask).float()
+        gains = examples.labels * mask
+        exposed = mask & (role <= Role.EXPOSED_NEGATIVE)
+        losses = {}
+        if config.bce:
+            clicked = (role[exposed] == Role.EXPOSED_POSITIVE).float()
+            losses["bce"] = config.bce * bce(scores[exposed], clicked)
+        if config.softmax:
+            losses["softmax"] = config.softmax * softmax_against(scores, gains, mask & ~exposed)
+        if config.order:
+            graded = gains + self.grades.to(gains.device)[role.clamp(min=0)] * mask
+            losses["order"] = config.order * lambda_loss(scores, graded, mask)
+        if config.distil is not None:
+            teacher = examples.pair["teacher_score"]
+            losses["distil"] = config.distil.weight * self._distil(
+                config.distil, scores, teacher, mask & teacher.isfinite()
+            )
+        return {**losses, **self.penalties(model, query, item, lambda: gains)}
+
+    def _distil(self, config: Distil, scores: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
+        match config.loss:
+            case "mse":
+                return distil.mse(scores, teacher, known)
+            case "margin":
+                return distil.margin(scores, teacher, known)
+            case "list-mle":
+                return list_mle(scores, teacher, known, top=config.top)
+            case "kl":
+                return distil.kl(scores, teacher, known, temperature=config.temperature)
