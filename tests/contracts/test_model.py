@@ -38,6 +38,9 @@ MODELS = [
     ("int-tower", {"embedding": 4, "layers": [8], "gate": "senet", "scale": False, "bias": False, "cir": 0}),
     ("int-tower", {"embedding": 4, "layers": [8, 6], "fe_layers": "last", "norm": "batch", "history": MEAN}),
     ("int-tower", {"embedding": 4, "layers": [8, 6], "fe": False, "gate": "none", "history": ATTENTION}),
+    ("mol", {"embedding": 4, "layers": [9], "dim": 5, "query_vectors": 3, "item_vectors": 2, "dropout": 0.3}),
+    ("mol", {"embedding": 8, "layers": [], "cross": 6, "query_id": "user", "history": ATTENTION}),
+    ("mol", {"embedding": 4, "layers": [8], "norm": "batch", "bias": False, "history": MEAN, "sparse": True}),
     ("dcn-v2", {"embedding": 4, "crosses": 2, "layers": [8, 5]}),
     (
         "dcn-v2",
@@ -252,13 +255,13 @@ def test_every_parameter_learns(model):
         assert parameter.grad is not None, f"{name} is dead"
 
 
-SEQUENCE = [config for name, config in MODELS if name == "two-tower" and "history" in config]
+SEQUENCE = [m for m in MODELS if m[0] in ("two-tower", "int-tower", "mol", "fit") and "history" in m[1]]
 
 
-@pytest.mark.parametrize("config", SEQUENCE, ids=str)
-def test_every_place_of_a_sequence_answers_as_if_the_history_ended_there(config):
+@pytest.mark.parametrize(("name", "config"), SEQUENCE, ids=str)
+def test_every_place_of_a_sequence_answers_as_if_the_history_ended_there(name, config):
     torch.manual_seed(0)
-    model = make_model("two-tower", SPEC, config).eval()
+    model = make_model(name, SPEC, config).eval()
     query = queries()
     at = query["history"] != 0
     with torch.inference_mode():
@@ -269,4 +272,6 @@ def test_every_place_of_a_sequence_answers_as_if_the_history_ended_there(config)
             cut[place[t] + 1 :] = 0
             one = Batch({**query.slice(int(row[t]), int(row[t]) + 1), "history": cut[None]})
             single = model.encode_query(one)
-            torch.testing.assert_close(places["vector"][t], single["vector"][0], atol=1e-5, rtol=1e-5)
+            assert places.keys() == single.keys()
+            for part, tensor in places.items():
+                torch.testing.assert_close(tensor[t], single[part][0], atol=1e-5, rtol=1e-5)

@@ -65,6 +65,26 @@ def test_ranking_the_catalogue_is_the_retrievers_own_order(trained, prepared):
     assert rank_catalogue(retrieve.model, prepared.items, task, queries_at_once=9) == pytest.approx(expected)
 
 
+def test_a_late_model_learns_to_rank_the_catalogue_from_sequences(tiny):
+    plain = tiny(
+        "models.retriever.model=mol",
+        "models.retriever.config.layers=[]",
+        "models.retriever.objective={kind: sampled, negatives: 20}",
+        "models.retriever.train.epochs=1",
+    )
+    prepared = Prepared.make(Recipe.parse(plain), None, "raise")
+    model, result = train_model(prepared, "retriever")
+    task = prepared.task("valid")
+    with torch.inference_mode():
+        scores = model.score(model.encode_query(task.query), model.encode_item(prepared.items))
+    scores = scores.clone()
+    scores[task.seen.row_of_value(), task.seen.values] = -torch.inf
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :10]
+    expected = {n: average(v).value for n, v in evaluate(best, task.relevant, ["nDCG@10", "R@10"]).items()}
+    assert rank_catalogue(model, prepared.items, task, queries_at_once=9) == pytest.approx(expected)
+    assert result.best_value == pytest.approx(expected["nDCG@10"])
+
+
 def test_labelled_events_score_each_event_with_the_past_it_had(trained, prepared):
     """Against one event at a time, its history cut by hand."""
     retriever = trained.pipeline.model("retriever")

@@ -1,10 +1,13 @@
 """What every scorer promises. A new scorer is one more line in SCORERS."""
 
+import math
+
 import pytest
 import torch
 
 from twotower.errors import ConfigError
 from twotower.scores.dot import cosine, dot
+from twotower.scores.mixture import mixture
 from twotower.scores.multihead import multihead
 
 INF = float("inf")
@@ -23,6 +26,15 @@ def naive_multihead(query, item):
     return sum(max(naive_dot(q, i) for i in item) for q in query)
 
 
+def naive_mixture(query, item):
+    """Gates are the vectors themselves, side by side."""
+    logits = [naive_dot(q, i) for i in item for q in query]
+    sides = zip(query.flatten().tolist(), item.flatten().tolist(), logits, strict=True)
+    gates = [q * i + 0.3 * l for q, i, l in sides]
+    weights = [math.exp(g / (1 + math.exp(-g))) for g in gates]
+    return sum(w * l for w, l in zip(weights, logits, strict=True)) / sum(weights)
+
+
 SCORERS = {  # name: scorer, naive score of one pair, shape of one representation
     "dot": (dot, naive_dot, (7,)),
     "cosine": (cosine, naive_cosine, (7,)),
@@ -30,6 +42,11 @@ SCORERS = {  # name: scorer, naive score of one pair, shape of one representatio
         lambda q, i, mask=None: cosine(q, i, mask, temperature=0.1),
         lambda q, i: naive_cosine(q, i) / 0.1,
         (7,),
+    ),
+    "mixture": (
+        lambda q, i, mask=None: mixture(q, q.flatten(-2), i, i.flatten(-2), lambda l: 0.3 * l, mask),
+        naive_mixture,
+        (3, 3),
     ),
     "multihead": (multihead, naive_multihead, (3, 7)),
 }

@@ -23,6 +23,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
     "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
+    "mol": ("twotower.models.mol", "MoL", "MoLConfig"),
     "wide-and-deep": ("twotower.models.wide_and_deep", "WideAndDeep", "WideAndDeepConfig"),
     "deepfm": ("twotower.models.deepfm", "DeepFM", "DeepFMConfig"),
     "cold": ("twotower.models.cold", "COLD", "COLDConfig"),

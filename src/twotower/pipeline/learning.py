@@ -16,18 +16,18 @@ from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.experiment import joined, request_of
 from twotower.evaluate.task import Task
-from twotower.index.exact import ExactIndex
 from twotower.metrics.ranking import average, evaluate
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
 from twotower.pipeline.prepared import Prepared
+from twotower.scores.catalogue import top_k_of
 from twotower.train.counting import count
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
 from twotower.train.objectives import CountsConfig, ListsConfig, Objective, make_objective
 from twotower.train.protocols import BatchSource
-from twotower.types import Batch, Candidates
+from twotower.types import Batch, Candidates, Rep
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -86,7 +86,7 @@ def _source(
         )
         valid = LabelledEvents(prepared, prepared.split.valid, prepared.split.history("valid"))
         return source, lambda model: valid.measure(model)
-    if model.kind != "dot":
+    if model.kind not in ("dot", "late") or model.pair_fields:
         raise ConfigError(
             f"model {name!r}: {about.model} ({model.kind}) cannot rank the whole catalogue; "
             "train it on lists or pointwise"
@@ -202,16 +202,20 @@ def rescore(
 
 @torch.inference_mode()
 def rank_catalogue(model: Model, items: Batch, task: Task, queries_at_once: int = 1024) -> dict[str, float]:
-    """nDCG@10 and R@10 of a dot model over the whole catalogue, seen items masked."""
-    assert model.kind == "dot", model.kind
+    """nDCG@10 and R@10 of a dot or late model over the whole catalogue, seen items masked."""
+    assert model.kind in ("dot", "late"), model.kind
     device = model.device
-    vectors = model.encode_item(items.to(device))["vector"].float().cpu()
-    index = ExactIndex.build(vectors, produced_by="training")
+    item = model.encode_item(items.to(device))
     keys = []
     for start in range(0, len(task), queries_at_once):
         rows = torch.arange(start, min(start + queries_at_once, len(task)))
-        query = model.encode_query(task.query.take(rows).to(device))["vector"].float().cpu()
-        keys.append(index.search(query, 10, task.seen.take(rows)).keys)
+        query = model.encode_query(task.query.take(rows).to(device))
+
+        def score(first: int, last: int, query: Rep = query) -> Tensor:
+            return model.score(query, item.slice(first, last)).float().cpu()
+
+        found = top_k_of(score, len(rows), items.rows, 10, exclude=task.seen.take(rows), fresh=True)
+        keys.append(found.keys)
     values = evaluate(torch.cat(keys), task.relevant, ["nDCG@10", "R@10"])
     return {name: average(value).value for name, value in values.items()}
 
