@@ -35,7 +35,7 @@ def cell_path(data: str, model: str, seed: int) -> Any:
 def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, Any]:
     """Train and measure; the settings are those the search found on its own data set."""
     params = best(model)["params"] if tuned else FIRST
-    recipe = MODELS[model].recipe(params, DATA[data].train)
+    recipe = MODELS[model].recipe(params, DATA[data])
     prepared = prepared_for(data, recipe, seed)
     epochs: list[dict[str, float]] = []
 

@@ -70,7 +70,17 @@ class DataSet:
     train: dict[str, Any] = field(
         default_factory=dict
     )  # changes to `models.TRAIN`, for sizes far from ML-1M's
+    crosses: tuple[tuple[str, str], ...] = ()  # [query field, item field] pairs, for models of crosses
     note: str = ""
+
+
+CROSSES = (
+    ("user", "genres"),
+    ("user", "year"),
+    ("gender", "movie"),
+    ("age", "movie"),
+    ("occupation", "movie"),
+)
 
 
 def _movielens(split: dict[str, Any]) -> dict[str, Any]:
@@ -78,10 +88,18 @@ def _movielens(split: dict[str, Any]) -> dict[str, Any]:
 
 
 DATA: dict[str, DataSet] = {
-    "ml-1m-hash": DataSet("MovieLens 1M, hash split", _movielens({"kind": "hash-random"}), "ml-1m"),
-    "ml-1m-time": DataSet("MovieLens 1M, split by time", _movielens({"kind": "time"}), "ml-1m"),
+    "ml-1m-hash": DataSet(
+        "MovieLens 1M, hash split", _movielens({"kind": "hash-random"}), "ml-1m", crosses=CROSSES
+    ),
+    "ml-1m-time": DataSet(
+        "MovieLens 1M, split by time", _movielens({"kind": "time"}), "ml-1m", crosses=CROSSES
+    ),
     "ml-100k": DataSet(
-        "MovieLens 100K, hash split", _movielens({"kind": "hash-random"}), "ml-100k", {"batch_size": 1024}
+        "MovieLens 100K, hash split",
+        _movielens({"kind": "hash-random"}),
+        "ml-100k",
+        {"batch_size": 1024},
+        CROSSES,
     ),
 }
 

@@ -95,7 +95,7 @@ def replayed(done: list[dict[str, Any]]) -> optuna.Study:
 def _run(study: optuna.Study, model: str, number: int, data: str) -> None:
     """One trial, from asking for its settings to writing its file."""
     trial = study.ask(SPACE)
-    recipe = MODELS[model].recipe(trial.params, DATA[data].train)
+    recipe = MODELS[model].recipe(trial.params, DATA[data])
     prepared = prepared_for(data, recipe, SEARCH_SEED)
     epochs: list[dict[str, float]] = []
 

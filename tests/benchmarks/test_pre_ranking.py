@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) are not installed")
 
 from benchmarks.pre_ranking import search as searching
-from benchmarks.pre_ranking.data import draw_times
+from benchmarks.pre_ranking.data import DATA, draw_times, recipe_of
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
 
@@ -77,8 +77,6 @@ def test_a_search_resumes_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_competitor_makes_a_valid_recipe(name: str) -> None:
-    from benchmarks.pre_ranking.data import recipe_of
-
-    recipe = recipe_of("ml-1m-hash", MODELS[name].recipe(FIRST, {}), seed=3)
+    recipe = recipe_of("ml-1m-hash", MODELS[name].recipe(FIRST, DATA["ml-1m-hash"]), seed=3)
     assert recipe.models["model"].train.learning_rate == FIRST["learning_rate"]
     assert MODELS[name].tuned_as is None or MODELS[name].tuned_as in MODELS
