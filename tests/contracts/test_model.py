@@ -38,6 +38,9 @@ MODELS = [
     ("int-tower", {"embedding": 4, "layers": [8], "gate": "senet", "scale": False, "bias": False, "cir": 0}),
     ("int-tower", {"embedding": 4, "layers": [8, 6], "fe_layers": "last", "norm": "batch", "history": MEAN}),
     ("int-tower", {"embedding": 4, "layers": [8, 6], "fe": False, "gate": "none", "history": ATTENTION}),
+    ("fit", {"embedding": 4, "layers": [9, 7], "heads": 3, "head_dim": 5, "dropout": 0.3}),
+    ("fit", {"embedding": 4, "layers": [8], "norm": "batch", "bias": False, "metas": 1}),
+    ("fit", {"embedding": 4, "layers": [8], "norm": "layer", "history": MEAN, "hidden": 5}),
     ("mol", {"embedding": 4, "layers": [9], "dim": 5, "query_vectors": 3, "item_vectors": 2, "dropout": 0.3}),
     ("mol", {"embedding": 8, "layers": [], "cross": 6, "query_id": "user", "history": ATTENTION}),
     ("mol", {"embedding": 4, "layers": [8], "norm": "batch", "bias": False, "history": MEAN, "sparse": True}),
@@ -48,6 +51,9 @@ MODELS = [
     ),
     ("dcn-v2", {"embedding": 4, "layers": [8], "store": "ids", "history": MEAN}),
     ("dcn-v2", {"embedding": 4, "layers": [8], "pair": ["retrieve_score", "retrieve_rank"]}),
+    ("fscd", {"embedding": 4, "layers": [8, 5], "history": MEAN}),
+    ("fscd", {"embedding": 4, "layers": [8], "norm": "batch", "pair": ["retrieve_score"], "store": "ids"}),
+    ("fscd", {"embedding": 4, "layers": [8], "gate": False, "keep": ["user", "genres", "poster"]}),
     ("cold", {"embedding": 4, "layers": [8, 5], "crosses": CROSSES, "buckets": 64, "history": MEAN}),
     ("cold", {"embedding": 4, "layers": [8], "crosses": CROSSES, "gate": True, "pair": ["retrieve_score"]}),
     (
@@ -82,13 +88,17 @@ MODELS = [
     ("dcn", {"embedding": 4, "crosses": 3, "layers": [8, 5]}),
     ("dcn", {"embedding": 4, "crosses": 1, "layers": [8], "store": "embeddings", "history": MEAN}),
     ("dcn", {"embedding": 4, "layers": [8], "store": "ids", "norm": "layer", "pair": ["retrieve_rank"]}),
+    ("din", {"embedding": 4, "attention": 5, "layers": [8, 5]}),
+    ("din", {"embedding": 4, "layers": [8], "store": "embeddings", "weighting": "linear", "history": MEAN}),
+    ("din", {"embedding": 4, "layers": [8], "store": "ids", "weighting": "softmax", "activation": "prelu"}),
+    ("din", {"embedding": 4, "layers": [8], "activation": "relu", "pair": ["retrieve_score"]}),
 ]
 Q, C = 5, 8
 
 
 def queries(rows: int = Q, seed: int = 0) -> Batch:
     draw = torch.Generator().manual_seed(seed)
-    length = torch.arange(rows) % 7  # an empty history, and a full one
+    length = torch.arange(rows) * 3 % 7  # an empty history, and a full one
     history = torch.randint(1, 12, (rows, 6), generator=draw)
     return Batch(
         user=torch.randint(1, 9, (rows,), generator=draw),

@@ -23,11 +23,14 @@ MODELS: dict[str, tuple[str, str, str]] = {
     ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
     "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
+    "fit": ("twotower.models.fit", "FIT", "FITConfig"),
     "mol": ("twotower.models.mol", "MoL", "MoLConfig"),
     "wide-and-deep": ("twotower.models.wide_and_deep", "WideAndDeep", "WideAndDeepConfig"),
     "deepfm": ("twotower.models.deepfm", "DeepFM", "DeepFMConfig"),
+    "fscd": ("twotower.models.fscd", "FSCD", "FSCDConfig"),
     "cold": ("twotower.models.cold", "COLD", "COLDConfig"),
     "dcn": ("twotower.models.dcn", "DCN", "DCNConfig"),
+    "din": ("twotower.models.din", "DIN", "DINConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
 }
 """Name in recipes -> module, model class, config class."""

@@ -4,8 +4,8 @@
     x_{l+1} = x_0 (x_l . w_l) + b_l + x_l                    (eq. 3)
     score = w . [x_L; MLP(x_0)] + b                          (eq. 5, before the sigmoid)
 
-Its crosses split as a whole, at every depth. By induction x_l = a_l x_0 + c_l, where c_l, the sum of the first
-l biases, is the same for every pair, and
+Its crosses split as a whole, at every depth. By induction x_l = a_l x_0 + c_l, where c_l, the sum of the
+first l biases, is the same for every pair, and
 
     a_0 = 1,   a_{l+1} = a_l (1 + x_0 . w_l) + c_l . w_l,   w . x_L = a_L (x_0 . w) + c_L . w
 
@@ -13,6 +13,8 @@ so that all a cross network ever sees of x_0 are its products with L + 1 vectors
 a sum of a query's, an item's and a pair's share. An item keeps these and its share of the network's first
 layer, and crosses cost a few operations per pair. It is algebra; it also shows how little the first version
 can express (DCN-V2, Wang et al., WWW 2021, says so and goes on to matrices).
+
+Differs from the paper: in the order of computation only; and a number becomes a vector as other fields do.
 
 Letters: Q queries, C shared or K own candidates, F fields, E embedding, X = width of x_0, L cross layers.
 """

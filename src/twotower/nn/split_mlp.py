@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from twotower.nn.activation import Activation
 from twotower.nn.cost import linear_flops
 from twotower.nn.mlp import Norm, behind, mlp
 from twotower.nn.split import SplitLinear
@@ -23,12 +24,19 @@ class SplitMLP(nn.Module):
     """
 
     def __init__(
-        self, sizes: Sequence[int], layers: Sequence[int], *, norm: Norm = "none", dropout: float = 0.0
+        self,
+        sizes: Sequence[int],
+        layers: Sequence[int],
+        *,
+        norm: Norm = "none",
+        dropout: float = 0.0,
+        bend: Activation = "relu",
     ) -> None:
         super().__init__()
         self.first = SplitLinear(sizes, layers[0])
         self.rest = nn.Sequential(
-            *behind(layers[0], norm=norm, dropout=dropout), *mlp(layers, norm=norm, dropout=dropout)
+            *behind(layers[0], norm=norm, dropout=dropout, bend=bend),
+            *mlp(layers, norm=norm, dropout=dropout, bend=bend),
         )
 
     def part(self, which: int, x: Tensor) -> Tensor:
