@@ -76,7 +76,7 @@ def test_dense_parameters_follow_torch(kind):
         torch.testing.assert_close(mine, other)
 
 
-@pytest.mark.parametrize("kind", ["rowwise_adagrad", "sparse_adam"])
+@pytest.mark.parametrize("kind", ["rowwise_adagrad", "sparse_adam", "ftrl"])
 def test_untouched_rows_of_sparse_tables_stay(kind):
     model = Net()
     before = model.table.weight.detach().clone()
@@ -94,7 +94,7 @@ def test_the_schedule_scales_both_learning_rates():
     assert rates == {"d": 0.005, "t": 0.2}
 
 
-@pytest.mark.parametrize("kind", ["rowwise_adagrad", "sparse_adam"])
+@pytest.mark.parametrize("kind", ["rowwise_adagrad", "sparse_adam", "ftrl"])
 def test_state_by_name_continues_exactly(kind):
     settings = TrainSettings(table_optimizer=kind)
     first, second = Net(), Net()
@@ -130,3 +130,30 @@ def test_broken_gradients_are_named():
 def test_sparse_adam_cannot_decay():
     with pytest.raises(ConfigError, match="rowwise_adagrad"):
         Optimizer(Net(), TrainSettings(table_optimizer="sparse_adam", embedding_weight_decay=0.1))
+
+
+def test_ftrl_penalises_matrices_and_tables_but_no_bias():
+    model = Net()
+    optimizer = Optimizer(
+        model,
+        TrainSettings(optimizer="ftrl", table_optimizer="ftrl", ftrl={"beta": 2.0, "l1": 0.1, "l2": 3.0}),
+    )
+    found = {
+        name: (group["beta"], group["l1"], group["l2"])
+        for part, _ in optimizer._parts
+        for group in part.param_groups
+        for name, parameter in optimizer.parameters
+        if any(parameter is p for p in group["params"])
+    }
+    heavy, free = (2.0, 0.1, 3.0), (2.0, 0.0, 0.0)
+    quiet = {"norm.weight": free, "norm.bias": free, "out.bias": free}
+    assert found == {"table.weight": heavy, "out.weight": heavy, **quiet}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"embedding_weight_decay": 0.1}, {"schedule": "cosine"}, {"warmup_steps": 5}]
+)
+@pytest.mark.parametrize("part", ["optimizer", "table_optimizer"])
+def test_ftrl_takes_no_decay_and_no_schedule(part, settings):
+    with pytest.raises(ConfigError, match="ftrl"):
+        Optimizer(Net(sparse=part == "table_optimizer"), TrainSettings(**{part: "ftrl"}, **settings))

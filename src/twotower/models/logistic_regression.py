@@ -22,11 +22,10 @@ from pydantic import Field as Option
 from torch import Tensor, nn
 
 from twotower.config import Config
-from twotower.data.spec import Column, FeatureSpec
-from twotower.errors import ConfigError
+from twotower.data.spec import FeatureSpec
 from twotower.models.base import Model, masked, pair_columns
 from twotower.models.joint import column_spec
-from twotower.nn.hashed import HashedCrosses
+from twotower.nn.hashed import HashedCrosses, crossed_columns
 from twotower.nn.inputs import Inputs
 from twotower.nn.mlp import RowNorm
 from twotower.types import Batch, Rep, RepSpec
@@ -52,7 +51,8 @@ class LogisticRegression(Model):
         super().__init__()
         self.spec, self.config = spec, config
         self.inputs = Inputs(spec, 1, None, sparse=config.sparse)
-        crosses = _crosses(self.inputs, config.crosses)
+        names = _all_crosses(self.inputs) if config.crosses == "auto" else config.crosses
+        crosses = crossed_columns(spec, names)
         self.crosses = HashedCrosses(crosses, config.buckets, sparse=config.sparse) if crosses else None
         self.crossed = tuple(dict.fromkeys(query.name for query, _ in crosses))
         self.bias = nn.Parameter(torch.zeros(()))
@@ -92,20 +92,9 @@ class LogisticRegression(Model):
         return self.inputs.item_flops + 2 * len(self.pair_fields)
 
 
-def _crosses(
-    inputs: Inputs, chosen: Literal["auto"] | tuple[tuple[str, str], ...]
-) -> list[tuple[Column, Column]]:
-    """The columns behind the config's names."""
-    left = {c.name: c for c in inputs.query_columns if c.kind in ("id", "category", "bag")}
-    right = {c.name: c for c in inputs.item_columns if c.kind in ("id", "category", "bag")}
-    if chosen == "auto":
-        return [(q, i) for q in left.values() for i in right.values() if (q.kind, i.kind) != ("id", "id")]
-    for pair in chosen:
-        if pair[0] not in left or pair[1] not in right:
-            raise ConfigError(
-                f"crosses: {list(pair)} is no pair of a query's and an item's ids, categories or bags; "
-                f"expected one of {sorted(left)} and one of {sorted(right)}"
-            )
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"crosses: a pair twice in {[list(pair) for pair in chosen]}")
-    return [(left[query], right[item]) for query, item in chosen]
+def _all_crosses(inputs: Inputs) -> list[tuple[str, str]]:
+    """Every pair of a query's and an item's values, but id x id: almost all of those never occur again."""
+    values = ("id", "category", "bag")
+    left = [column for column in inputs.query_columns if column.kind in values]
+    right = [column for column in inputs.item_columns if column.kind in values]
+    return [(q.name, i.name) for q in left for i in right if (q.kind, i.kind) != ("id", "id")]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from twotower.errors import ConfigError
+from twotower.train.ftrl import FTRL
 from twotower.train.rowwise import RowwiseAdagrad, sum_repeated_rows
 from twotower.train.settings import TrainSettings
 
@@ -121,6 +122,13 @@ def _numbers(gradient: Tensor) -> Tensor:
 
 def _dense_optimizer(groups: list[dict[str, Any]], settings: TrainSettings) -> torch.optim.Optimizer:
     device, rate = groups[0]["params"][0].device.type, settings.learning_rate
+    if settings.optimizer == "ftrl":
+        _check_ftrl(settings, max(group["weight_decay"] for group in groups))
+        every = [parameter for group in groups for parameter in group["params"]]
+        free = {"params": [p for p in every if p.dim() < 2], "l1": 0.0, "l2": 0.0}
+        penalised = {"params": [p for p in every if p.dim() >= 2]}
+        parts = [part for part in (penalised, free) if part["params"]]
+        return FTRL(parts, lr=rate, **settings.ftrl.plain())
     if settings.optimizer == "adagrad":
         return torch.optim.Adagrad(groups, lr=rate, fused=device == "cpu")
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
@@ -132,9 +140,19 @@ def _table_optimizer(tables: list[Parameter], settings: TrainSettings) -> tuple[
         rate = settings.table_learning_rate or TABLE_LEARNING_RATE
         decay = settings.embedding_weight_decay
         return RowwiseAdagrad(tables, lr=rate, weight_decay=decay), rate
+    rate = settings.table_learning_rate or settings.learning_rate
+    if settings.table_optimizer == "ftrl":
+        _check_ftrl(settings, settings.embedding_weight_decay)
+        return FTRL(tables, lr=rate, **settings.ftrl.plain()), rate
     if settings.embedding_weight_decay:
         raise ConfigError(
             "sparse_adam cannot decay weights: use rowwise_adagrad, or embedding_weight_decay 0"
         )
-    rate = settings.table_learning_rate or settings.learning_rate
     return torch.optim.SparseAdam(tables, lr=rate), rate
+
+
+def _check_ftrl(settings: TrainSettings, decay: float) -> None:
+    if decay:
+        raise ConfigError("ftrl has no weight decay: use ftrl: {l1: ..., l2: ...}")
+    if settings.schedule != "constant" or settings.warmup_steps:
+        raise ConfigError("ftrl finds its own learning rates: schedule must be constant, without warm-up")

@@ -12,6 +12,17 @@ from twotower.config import Config
 LOWER_IS_BETTER = ("loss", "error", "rmse", "mae", "mse", "ece", "nll", "brier", "perplexity")
 
 
+class FTRLSettings(Config):
+    """What FTRL-proximal needs beside its learning rate alpha, in units of the mean loss of a batch.
+
+    Vectors and scalars (biases) bear no penalty.
+    """
+
+    beta: PositiveFloat = Option(1.0, description="slows the first steps: about the norm of one gradient")
+    l1: NonNegativeFloat = Option(0.0, description="weights that earn less than this stay exactly zero")
+    l2: NonNegativeFloat = 0.0
+
+
 class TrainSettings(Config):
     """Everything that decides which parameters a run ends with, and how often it reports and saves.
 
@@ -28,7 +39,7 @@ class TrainSettings(Config):
     )
     batch_size: PositiveInt = 4096
 
-    optimizer: Literal["adam", "adamw", "adagrad"] = "adam"
+    optimizer: Literal["adam", "adamw", "adagrad", "ftrl"] = "adam"
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = Option(
         0.0, description="matrices only: never biases, norms, embedding tables"
@@ -36,11 +47,14 @@ class TrainSettings(Config):
     embedding_weight_decay: NonNegativeFloat = Option(
         0.0, description="embedding tables; sparse ones decay the rows they touch"
     )
-    table_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = Option(
+    table_optimizer: Literal["rowwise_adagrad", "sparse_adam", "ftrl"] = Option(
         "rowwise_adagrad", description="of tables with sparse: true"
     )
     table_learning_rate: PositiveFloat | None = Option(
         None, description="null: 0.05 for row-wise Adagrad, else learning_rate"
+    )
+    ftrl: FTRLSettings = Option(
+        FTRLSettings(), description="of optimizer: ftrl and table_optimizer: ftrl, which take no weight decay"
     )
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: NonNegativeInt = 0
