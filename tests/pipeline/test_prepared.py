@@ -1,5 +1,6 @@
 """Prepared data: saved, loaded, and asked."""
 
+import polars as pl
 import pytest
 import torch
 
@@ -113,3 +114,12 @@ def test_a_recipe_that_does_not_fit_the_data_says_where(tiny, change, message):
 def test_a_reader_of_files_needs_files(tiny):
     with pytest.raises(ConfigError, match="the movielens reader reads files: say where with --data"):
         Prepared.make(Recipe.parse(tiny("data={reader: movielens}")), None, "raise")
+
+
+def test_a_history_may_leave_out_events_by_a_yes_or_no_column(tiny, prepared):
+    plain = Prepared.make(Recipe.parse(tiny("history.only=sure", "history.events=all")), None, "raise")
+    events = plain.split.train.with_row_index("n").with_columns(sure=pl.col("n") % 3 > 0).drop("n")
+    past = plain.past(events)
+    assert len(past.history) == int(events["sure"].sum())
+    with pytest.raises(ConfigError, match="history.only: 'sure' is no yes/no column"):
+        plain.past(plain.split.train)

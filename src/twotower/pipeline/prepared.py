@@ -167,6 +167,13 @@ class Prepared:
         option = self.recipe.history
         if option is None:
             return None
+        if option.only is not None:
+            if events.schema.get(option.only) != pl.Boolean:
+                raise ConfigError(
+                    f"history.only: {option.only!r} is no yes/no column of the events; "
+                    f"known: {[n for n, t in events.schema.items() if t == pl.Boolean]}"
+                )
+            events = events.filter(pl.col(option.only))
         index = self.features.item_index_of_keys(self.dataset.items)
         return HistoryColumn(option.name, self.history(events, option.events), index, option.max_length)
 

@@ -27,6 +27,9 @@ class HistoryOption(Config):
     name: str = "history"
     max_length: int = Option(50, ge=1)
     events: Literal["positive", "all"] = Option("positive", description="which events make a history")
+    only: str | None = Option(
+        None, description="a yes/no event column, such as time_exact; where it says no, an event is no history"
+    )
     strict_time: bool = Option(
         False, description="leave out what happened at the target's own time, whatever the row order says"
     )
