@@ -88,6 +88,9 @@ MODELS = [
     ("dcn", {"embedding": 4, "crosses": 3, "layers": [8, 5]}),
     ("dcn", {"embedding": 4, "crosses": 1, "layers": [8], "store": "embeddings", "history": MEAN}),
     ("dcn", {"embedding": 4, "layers": [8], "store": "ids", "norm": "layer", "pair": ["retrieve_rank"]}),
+    ("autoint", {"embedding": 4, "heads": 2, "head_dim": 3, "layers": [8, 5]}),
+    ("autoint", {"embedding": 4, "blocks": 1, "layers": [], "store": "embeddings", "history": MEAN}),
+    ("autoint", {"embedding": 4, "head_dim": 3, "layers": [8], "store": "ids", "pair": ["retrieve_score"]}),
     ("din", {"embedding": 4, "attention": 5, "layers": [8, 5]}),
     ("din", {"embedding": 4, "layers": [8], "store": "embeddings", "weighting": "linear", "history": MEAN}),
     ("din", {"embedding": 4, "layers": [8], "store": "ids", "weighting": "softmax", "activation": "prelu"}),
@@ -209,6 +212,7 @@ def test_every_storage_depth_scores_the_same_and_declares_its_cost(model):
         assert depth.flops_per_pair == measured_flops(depth)
 
 
+@torch.no_grad()
 def measured_flops(model) -> float:
     """What the counter of torch finds in `score`, per candidate: from two numbers of candidates."""
     total = []
@@ -218,7 +222,7 @@ def measured_flops(model) -> float:
             model.encode_item(Batch((n, t[:, :K]) for n, t in own(items()).items())),
         )
         pair = Batch((n, t[:, :K]) for n, t in pairs().items())
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
             model.score(query, item, pair)
         total.append(counter.get_total_flops())
     return (total[1] - total[0]) / (4 * Q)

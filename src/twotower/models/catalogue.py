@@ -30,6 +30,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "fscd": ("twotower.models.fscd", "FSCD", "FSCDConfig"),
     "cold": ("twotower.models.cold", "COLD", "COLDConfig"),
     "dcn": ("twotower.models.dcn", "DCN", "DCNConfig"),
+    "autoint": ("twotower.models.autoint", "AutoInt", "AutoIntConfig"),
     "din": ("twotower.models.din", "DIN", "DINConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
 }
