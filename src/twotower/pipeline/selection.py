@@ -135,18 +135,16 @@ def search_groups(
     about = _searched(recipe, name, epochs)
 
     def run(models: dict[str, dict[str, Any]]) -> Pipeline:
-        """The recipe with these configs of the model alone, prepared."""
+        """The run of the model alone, once per change of its config."""
         made = {
             label: about.model_copy(update={"config": {**about.config, **changes}})
             for label, changes in models.items()
         }
         alone = recipe.model_copy(update={"models": made, "cascade": (), "baselines": ()})
-        pipeline = Pipeline(alone, directory, data=data, say=say)
-        pipeline.prepare()
-        return pipeline
+        return Pipeline(alone, directory, data=data, say=say)
 
     gated = run({"gate": {"gate": True, "keep": None}})
-    space, prepared = gated.space, gated.prepared
+    space, prepared = gated.space, gated.prepare()
     path = space.directory / "groups.json"
     mark = fingerprint(gated.recipe.plain(), space.finished()["prepare"], sizes, candidates, requests)
     if space.done("groups", mark, path):
