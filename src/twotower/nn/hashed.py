@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from twotower.data.spec import Column, FeatureSpec, digest
 from twotower.errors import ConfigError
@@ -26,14 +27,20 @@ def mix64(x: Tensor) -> Tensor:
     >>> [x % 2**64 for x in mix64(torch.tensor([0, 1, -1])).tolist()]
     [0, 6238072747940578789, 13029008266876403067]
     """
-    x = (x ^ _shifted(x, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as int64; products wrap around
-    x = (x ^ _shifted(x, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-    return x ^ _shifted(x, 31)
+    x = x.clone()
+    for bits, factor in _ROUNDS:
+        x ^= _shifted(x, bits)
+        x *= factor  # wraps around
+    return x.bitwise_xor_(_shifted(x, 31))
+
+
+_ROUNDS = (30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)
+"""0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as int64."""
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """A shift to the right that fills with zeros; int64's own repeats the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 class HashedCrosses(nn.Module):
@@ -50,32 +57,58 @@ class HashedCrosses(nn.Module):
         super().__init__()
         self.crosses = tuple((query.name, item.name) for query, item in crosses)
         self.seeds = [int(digest(list(names))[:15], 16) for names in self.crosses]
-        self.table = nn.EmbeddingBag(buckets, dim, mode="sum", sparse=sparse)
+        self.buckets = buckets
+        # row 0 is padding's: it adds nothing and gets no gradient
+        self.table = nn.EmbeddingBag(buckets + 1, dim, mode="sum", sparse=sparse, padding_idx=PAD)
         nn.init.zeros_(self.table.weight)
 
     def rows(self, query: Tensor, item: Tensor, cross: int) -> Tensor:
-        """Rows of the table for values of any shapes that broadcast; values must not be padding."""
-        mixed = mix64(mix64(query + self.seeds[cross]) ^ item)
-        return (_shifted(mixed, 32) * self.table.num_embeddings) >> 32  # its upper half, scaled to the table
+        """Rows of the table, 1 to ``buckets``, for values of any shapes that broadcast; no padding."""
+        return self._rows(self._query_hash(query, cross), item)
 
     def forward(self, query: Batch, item: Batch, own: bool) -> Tensor:
         """``query`` columns are (Q,) or (Q, V); ``item``'s (C,) or (C, W), or with ``own`` (Q, K[, W])."""
-        rows, shares = [], []
-        for number, (left, right) in enumerate(self.crosses):
-            x, y = query[left], item[right]
-            x = x.reshape(len(x), 1, -1, 1)  # (Q, 1, V, 1)
-            y = y.reshape(*(y.shape[:2] if own else (1, len(y))), 1, y.shape[-1] if y.dim() > 1 + own else 1)
-            real = ((x != PAD) & (y != PAD)).flatten(-2)  # (Q, K, V * W)
-            rows.append(self.rows(x, y, number).flatten(-2))
-            shares.append(real / real.sum(-1, keepdim=True).clamp(min=1))
-        row, share = torch.cat(rows, -1), torch.cat(shares, -1)
-        Q, K, _ = row.shape
-        real = share > 0  # what is padding shall cost nothing and get no gradient
-        ends = real.sum(-1).flatten().cumsum(0)
-        starts = torch.cat([ends.new_zeros(1), ends])[:-1]
-        weights = share[real].to(self.table.weight.dtype)
-        out: Tensor = self.table(row[real], starts, per_sample_weights=weights)  # (Q * K, D)
-        return out.view(Q, K, self.table.embedding_dim)
+        left = {name: query[name].view(query[name].shape[0], 1, -1) for name, _ in self.crosses}  # (Q, 1, V)
+        right = {name: _own_bags(item[name], own) for _, name in self.crosses}  # (Q or 1, K, W)
+        shares = {n: _shares(x) for n, x in left.items()}, {n: _shares(y) for n, y in right.items()}
+        hashes, values, weights = [], [], []  # of all crosses: P pairs of values, V x W of each
+        for cross, (q, i) in enumerate(self.crosses):
+            V, W = left[q].shape[-1], right[i].shape[-1]
+            hashes.append(self._query_hash(left[q], cross).repeat_interleave(W, -1))
+            values.append(right[i].repeat(1, 1, V))
+            weights.append(shares[0][q].repeat_interleave(W, -1) * shares[1][i].repeat(1, 1, V))
+        row = self._rows(torch.cat(hashes, -1), torch.cat(values, -1)).flatten(0, 1)  # (Q * K, P)
+        weight = torch.cat(weights, -1).to(self.table.weight.dtype).flatten(0, 1)
+        out: Tensor = functional.embedding_bag(
+            row.masked_fill_(weight == 0, PAD),
+            self.table.weight,
+            mode="sum",
+            sparse=self.table.sparse,
+            per_sample_weights=weight,
+            padding_idx=PAD
+            if self.training
+            else None,  # its weight is zero anyway, but gradients would hold it
+        )
+        return out.view(*weights[0].shape[:2], self.table.embedding_dim)
+
+    def _query_hash(self, values: Tensor, cross: int) -> Tensor:
+        return mix64(values + self.seeds[cross])
+
+    def _rows(self, query_hash: Tensor, item: Tensor) -> Tensor:
+        upper = _shifted(mix64(query_hash ^ item), 32)
+        return ((upper * self.buckets) >> 32).add_(1)  # the upper half, scaled to the table
+
+
+def _own_bags(column: Tensor, own: bool) -> Tensor:
+    """(Q, K, W), or (1, C, W) of shared candidates."""
+    bags = column.unsqueeze(-1) if column.dim() == 1 + own else column
+    return bags if own else bags.unsqueeze(0)
+
+
+def _shares(values: Tensor) -> Tensor:
+    """What each value of a bag weighs in a mean over it; padding nothing."""
+    real = values != PAD
+    return real / real.sum(-1, keepdim=True).clamp(min=1)
 
 
 def crossed_columns(
