@@ -2,8 +2,11 @@
 
     python -m benchmarks.pre_ranking search [--models ...] [--jobs 2]
     python -m benchmarks.pre_ranking seeds --data ml-1m-hash [--models ...] [--jobs 2]
+    python -m benchmarks.pre_ranking cost                    # on a quiet machine: it takes times
+    python -m benchmarks.pre_ranking tsne
+    python -m benchmarks.pre_ranking page                    # docs/benchmarks, from the files that are there
 
-The data root is the folder that TWOTOWER_DATA names.
+The data root is the folder that TWOTOWER_DATA names. `benchmarks.pre_ranking.replication` runs by itself.
 """
 
 from __future__ import annotations
@@ -17,48 +20,82 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here
 
 
 def main() -> None:
-    from benchmarks.pre_ranking.cells import SEEDS, cell_path, run_cell
+    options = _options()
+    match options.step:
+        case "cost":
+            from benchmarks.pre_ranking.cost import measure_costs
+
+            measure_costs(options.models, again=options.again)
+        case "tsne":
+            from benchmarks.pre_ranking.tsne import draw
+
+            draw(options.models)
+        case "page":
+            from benchmarks.pre_ranking.page import write
+
+            write()
+        case _:
+            if run_all(_tasks(options), options.jobs):
+                raise SystemExit(1)
+
+
+def _tasks(options: argparse.Namespace) -> list[Task]:
+    """What is missing of the search, or of the cells."""
+    from benchmarks.pre_ranking.cells import cell_path, run_cell
     from benchmarks.pre_ranking.data import DATA
     from benchmarks.pre_ranking.models import MODELS
-    from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS, search, trials_of
+    from benchmarks.pre_ranking.search import search, trials_of
+    from benchmarks.pre_ranking.truth import TRUTH, has_truth, run_truth
+
+    if options.step == "search":
+        return [
+            (f"search {model}", search, (model, options.trials, options.data))
+            for model in options.models
+            if len(trials_of(model, options.data)) < options.trials
+        ]
+    truths: list[Task] = [
+        (f"{data} {TRUTH}", run_truth, (data,))
+        for data in options.data
+        if has_truth(data) and not cell_path(data, TRUTH, 0).exists()
+    ]
+    return truths + [
+        (f"{data} {model} seed {seed}", run_cell, (data, model, seed, not options.untuned))
+        for data in options.data
+        for seed in options.seeds
+        for model in options.models
+        if MODELS[model].fits(DATA[data]) and not cell_path(data, model, seed).exists()
+    ]
+
+
+def _options() -> argparse.Namespace:
+    from benchmarks.pre_ranking.cells import SEEDS
+    from benchmarks.pre_ranking.data import DATA
+    from benchmarks.pre_ranking.models import MODELS
+    from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     steps = parser.add_subparsers(dest="step", required=True)
+    own = [name for name, model in MODELS.items() if model.searched and not model.tuned_as]
     step = steps.add_parser("search", help="settings of each model, by validation log loss")
     step.add_argument("--data", default=SEARCH_DATA, choices=DATA)
     step.add_argument("--trials", type=int, default=TRIALS)
-    _shared(step, [name for name, model in MODELS.items() if not model.tuned_as])
+    step.add_argument("--models", nargs="+", default=own, choices=own)
+    step.add_argument("--jobs", type=int, default=1, help="processes at a time")
     step = steps.add_parser("seeds", help="the cells: each model with each seed")
     step.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     step.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     step.add_argument("--untuned", action="store_true", help="the search's first settings, for a quick look")
-    _shared(step, list(MODELS))
-    options = parser.parse_args()
-
-    tasks: list[Task]
-    if options.step == "search":
-        tasks = [
-            (f"search {model}", search, (model, options.trials, options.data))
-            for model in options.models
-            if len(trials_of(model, options.data)) < options.trials
-        ]
-    else:
-        tasks = [
-            (f"{data} {model} seed {seed}", run_cell, (data, model, seed, not options.untuned))
-            for data in options.data
-            for seed in options.seeds
-            for model in options.models
-            if not cell_path(data, model, seed).exists()
-        ]
-    if run_all(tasks, options.jobs):
-        raise SystemExit(1)
-
-
-def _shared(step: argparse.ArgumentParser, models: list[str]) -> None:
-    step.add_argument("--models", nargs="+", default=models, choices=models)
+    step.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     step.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    step = steps.add_parser("cost", help="microseconds per candidate, all models taking turns")
+    step.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    step.add_argument("--again", action="store_true", help="also where a result is there")
+    step = steps.add_parser("tsne", help="a picture of users, liked and disliked items, and a linear probe")
+    step.add_argument("--models", nargs="+", default=["two-tower", "int-tower"], choices=MODELS)
+    steps.add_parser("page", help="docs/benchmarks/pre-ranking.md and its plots")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ event) is kept once per data set.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,11 @@ from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, best
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
+from twotower.pipeline.feature_dropout import reduce_fields
 from twotower.pipeline.learning import LabelledEvents, train_model
-from twotower.train.events import Event, Validated
+from twotower.pipeline.prepared import Prepared
+from twotower.train.events import Event, Listener, Validated
+from twotower.train.run import FitResult
 
 SEEDS = (1, 2, 3)
 STEP = 1 / 64  # of a kept logit: moves an AUC of a million pairs by less than 1e-6
@@ -44,13 +48,14 @@ def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, 
             epochs.append({"epoch": event.epoch, **event.metrics})
 
     about, started, cpu_started = machine(), time.perf_counter(), time.process_time()
-    trained, result = train_model(prepared, "model", events=listen)
+    trained, result, beside = train(prepared, MODELS[model].reduced, listen)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     split, figures = prepared.split, {}
     for part in ("valid", "test"):
         events = LabelledEvents(prepared, split.part(part), split.history(part))
         scores = events.scores(trained)
         figures[part] = quality(scores, events.labels, events.groups)
+    keep_scores(data, model, seed, scores, events)
     cell = {
         "data": data,
         "model": model,
@@ -64,21 +69,36 @@ def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, 
         "cpu_seconds": round(cpu_seconds, 1),  # a busy neighbour does not count
         "parameters": sum(p.numel() for p in trained.parameters()),
         **costs(trained),
+        **beside,
         "events": {part: len(split.part(part)) for part in ("train", "valid", "test")},
         "recipe": recipe,
         "machine": about,
     }
-    path = cell_path(data, model, seed)
-    if not (shared := path.parent / "events.npz").exists():
-        write_arrays(shared, label=events.labels.bool().numpy(), user=events.groups.int().numpy())
-    write_arrays(path.with_suffix(".npz"), score=(scores / STEP).round().clamp(-32767, 32767).short().numpy())
-    write_json(path, cell)  # last: what it names is there
+    write_json(cell_path(data, model, seed), cell)  # last: what it names is there
     print(
         f"{data} {model} seed {seed}: test AUC {cell['test']['AUC']:.4f}, log loss "
         f"{cell['test']['log loss']:.4f}, epoch {result.best_epoch}, {seconds:.0f} s",
         flush=True,
     )
     return cell
+
+
+def train(
+    prepared: Prepared, reduced: bool, listen: Listener
+) -> tuple[Model, FitResult, dict[str, Sequence[str]]]:
+    """Train the recipe's model; a ``reduced`` one goes on with the fields that its gates keep."""
+    if not reduced:
+        return *train_model(prepared, "model", events=listen), {}
+    both = reduce_fields(prepared, "model", events=listen)
+    return both.pre_ranker, both.results[-1], {"fields": both.pre_ranker.fields}
+
+
+def keep_scores(data: str, model: str, seed: int, scores: Tensor, events: LabelledEvents) -> None:
+    """Write the (n,) test logits of a cell, and what all cells of the data share if it is not there yet."""
+    path = cell_path(data, model, seed)
+    if not (shared := path.parent / "events.npz").exists():
+        write_arrays(shared, label=events.labels.bool().numpy(), user=events.groups.int().numpy())
+    write_arrays(path.with_suffix(".npz"), score=(scores / STEP).round().clamp(-32767, 32767).short().numpy())
 
 
 def quality(scores: Tensor, labels: Tensor, users: Tensor) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from twotower.config import load_yaml
 from twotower.data.dataset import Dataset
 from twotower.data.movielens import MovieLens
 from twotower.data.rows import OnError
@@ -71,7 +72,12 @@ class DataSet:
         default_factory=dict
     )  # changes to `models.TRAIN`, for sizes far from ML-1M's
     crosses: tuple[tuple[str, str], ...] = ()  # [query field, item field] pairs, for models of crosses
+    category: str | None = None  # item field of which some models align the values
     note: str = ""
+
+    @property
+    def has_history(self) -> bool:
+        return self.recipe["history"] is not None
 
 
 CROSSES = (
@@ -81,25 +87,80 @@ CROSSES = (
     ("age", "movie"),
     ("occupation", "movie"),
 )
+SYNTHETIC_CROSSES = (
+    ("user", "category"),
+    ("user", "brand"),
+    ("age", "category"),
+    ("country", "brand"),
+    ("country", "item"),
+)
+BANDIT_CROSSES = (
+    ("visitor_0", "item"),
+    ("visitor_1", "item"),
+    ("visitor_2", "item"),
+    ("visitor_3", "item"),
+    ("position", "item"),
+)
 
 
 def _movielens(split: dict[str, Any]) -> dict[str, Any]:
     return {"data": {"reader": "movielens"}, "positive": RATINGS, "split": split, "history": HISTORY}
 
 
+def _recipe(name: str) -> dict[str, Any]:
+    """The part of a recipe file that says what the data are."""
+    content = load_yaml(Path(__file__).parent / "recipes" / f"{name}.yaml")
+    return {key: content[key] for key in ("data", "positive", "split", "history")}
+
+
 DATA: dict[str, DataSet] = {
     "ml-1m-hash": DataSet(
-        "MovieLens 1M, hash split", _movielens({"kind": "hash-random"}), "ml-1m", crosses=CROSSES
+        "MovieLens 1M, hash split",
+        _movielens({"kind": "hash-random"}),
+        "ml-1m",
+        crosses=CROSSES,
+        category="genres",
     ),
     "ml-1m-time": DataSet(
-        "MovieLens 1M, split by time", _movielens({"kind": "time"}), "ml-1m", crosses=CROSSES
+        "MovieLens 1M, split by time",
+        _movielens({"kind": "time"}),
+        "ml-1m",
+        crosses=CROSSES,
+        category="genres",
+        note="Most users of the test part are new: what a model knows of them is gender, age and occupation.",
     ),
     "ml-100k": DataSet(
         "MovieLens 100K, hash split",
-        _movielens({"kind": "hash-random"}),
+        _recipe("ml-100k"),
         "ml-100k",
         {"batch_size": 1024},
         CROSSES,
+        "genres",
+    ),
+    "synthetic": DataSet(
+        "The synthetic world",
+        {
+            "data": {"reader": "synthetic", "n_queries": 2000, "n_items": 3000},
+            "positive": {"label": "click"},
+            "split": {"kind": "time"},
+            "history": HISTORY,
+        },
+        train={"batch_size": 1024},
+        crosses=SYNTHETIC_CROSSES,
+        category="category",
+        note=(
+            "The true probability of a click, times that of looking at its position, is known: its figures "
+            "are the ceiling. Models are told the position as context."
+        ),
+    ),
+    "open-bandit": DataSet(
+        "Open Bandit, small version",
+        _recipe("open-bandit"),
+        "open-bandit-small",
+        {"batch_size": 1024},
+        BANDIT_CROSSES,
+        "campaign",
+        note="A few dozen clicks in the test part: the intervals are wider than any difference between models.",
     ),
 }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.pre_ranking.data import DataSet
+from twotower.models.catalogue import MODELS as CATALOGUE
 from twotower.models.catalogue import model_class
 
 TRAIN: dict[str, Any] = {
@@ -26,19 +27,30 @@ class Competitor:
     decoupled: bool  # items can be stored as vectors, and the score is cheap: fit to pre-rank
     config: dict[str, Any] = field(default_factory=dict)
     crosses: bool = False  # is told the data's crosses of query and item fields
+    category: bool = False  # is told the data's category of items
     tuned_as: str | None = None  # takes the settings found for another competitor
+    searched: bool = True  # has settings to search for
+    reduced: bool = False  # what is measured are the fields a gated ranker keeps, trained on
+    ablates: str | None = None  # the competitor of which this is a part
+    objective: str = "pointwise"
     note: str = ""
+
+    def fits(self, data: DataSet) -> bool:
+        """Whether the data have what the model reads."""
+        return data.has_history or not (self.model == "din" or "history" in self.config)
 
     def recipe(self, params: dict[str, float], data: DataSet) -> dict[str, Any]:
         """The model's part of a recipe, with searched settings; one without dropout ignores that."""
         config = self.config | ({"crosses": data.crosses} if self.crosses else {})
+        if self.category and "category" not in config:
+            config["category"] = data.category
         if self.reads_dropout:
             config["dropout"] = params["dropout"]
         rates = {name: params[name] for name in ("learning_rate", "embedding_weight_decay")}
         return {
             "model": self.model,
             "config": config,
-            "objective": {"kind": "pointwise"},
+            "objective": {"kind": self.objective},
             "train": TRAIN | data.train | rates,
         }
 
@@ -49,30 +61,70 @@ class Competitor:
 
 TOWERS: dict[str, Any] = {"embedding": 16, "layers": [256, 64]}
 DEEP: dict[str, Any] = {"embedding": 16, "layers": [256, 256]}
-
-
-def _with_history(model: str, decoupled: bool, config: dict[str, Any], history: dict[str, Any]) -> Competitor:
-    return Competitor(model, decoupled, config | {"history": history}, tuned_as=model)
-
-
 HEADS: dict[str, Any] = {"heads": 4, "head_dim": 31}  # with the bias 125 floats: 512 bytes of an item hold it
+VECTORS: dict[str, Any] = {"query_vectors": 4, "item_vectors": 4, "dim": 27}  # with gate and bias 125 floats
+MEAN: dict[str, Any] = {"history": {"kind": "mean"}}
+POOLING: dict[str, Any] = {"history": {"kind": "pooling"}}
+ATTENTION: dict[str, Any] = {"history": {"kind": "attention", "blocks": 1}}
 
-MODELS: dict[str, Competitor] = {
+
+def _with(name: str, of: Competitor, config: dict[str, Any], note: str = "") -> tuple[str, Competitor]:
+    """A competitor with another input, and the settings found for it without."""
+    return name, replace(of, config=of.config | config, tuned_as=of.tuned_as or of.model, note=note)
+
+
+def _without(name: str, of: Competitor, config: dict[str, Any], note: str) -> tuple[str, Competitor]:
+    """A part of a competitor taken out or exchanged, the rest as it was."""
+    return name, replace(of, config=of.config | config, tuned_as=of.model, ablates=of.model, note=note)
+
+
+TWO_TOWER = Competitor("two-tower", True, TOWERS)
+INT_TOWER = Competitor("int-tower", True, TOWERS | HEADS)
+DAT = Competitor("dat", True, TOWERS, category=True)
+MOL = Competitor("mol", True, {"embedding": 16, "layers": [256], **VECTORS})
+FIT = Competitor("fit", True, TOWERS | HEADS)
+DCN_V2 = Competitor("dcn-v2", False, DEEP)
+
+ALL: dict[str, Competitor] = {
+    "click-rate": Competitor("click-rate", True, searched=False, objective="counts"),
     # pre-rankers: an item is a vector or a few
-    "two-tower": Competitor("two-tower", True, TOWERS),
-    "int-tower": Competitor("int-tower", True, TOWERS | HEADS),
+    "two-tower": TWO_TOWER,
+    "dat": DAT,
+    "int-tower": INT_TOWER,
+    "mol": MOL,
+    "fit": FIT,
     # rankers, and pre-rankers in the way of rankers
     "logistic-regression": Competitor("logistic-regression", False, {"sparse": False}),
     "cold": Competitor("cold", False, {"embedding": 16}, crosses=True),
+    "fscd": Competitor("fscd", False, DEEP, reduced=True),
     "wide-and-deep": Competitor("wide-and-deep", False, DEEP, crosses=True),
     "deepfm": Competitor("deepfm", False, DEEP),
     "dcn": Competitor("dcn", False, DEEP),
-    "dcn-v2": Competitor("dcn-v2", False, DEEP),
+    "autoint": Competitor("autoint", False, DEEP),
+    "dcn-v2": DCN_V2,
+    "din": Competitor("din", False, DEEP, note="reads the history by its nature"),
     # what a history adds
-    "two-tower-mean": _with_history("two-tower", True, TOWERS, {"kind": "mean"}),
-    "two-tower-pooling": _with_history("two-tower", True, TOWERS, {"kind": "pooling"}),
-    "two-tower-attention": _with_history("two-tower", True, TOWERS, {"kind": "attention", "blocks": 1}),
-    "dcn-v2-mean": _with_history("dcn-v2", False, DEEP, {"kind": "mean"}),
-    "dcn-v2-pooling": _with_history("dcn-v2", False, DEEP, {"kind": "pooling"}),
+    **dict(
+        [
+            _with("two-tower-mean", TWO_TOWER, MEAN),
+            _with("two-tower-pooling", TWO_TOWER, POOLING),
+            _with("two-tower-attention", TWO_TOWER, ATTENTION),
+            _with("int-tower-mean", INT_TOWER, MEAN),
+            _with("int-tower-pooling", INT_TOWER, POOLING),
+            _with("mol-mean", MOL, MEAN),
+            _with("fit-mean", FIT, MEAN),
+            _with("dcn-v2-mean", DCN_V2, MEAN),
+            _with("dcn-v2-pooling", DCN_V2, POOLING),
+            # what each part of a model is worth
+            _without("int-tower-no-gate", INT_TOWER, {"gate": "none"}, "without Light-SE"),
+            _without("int-tower-senet", INT_TOWER, {"gate": "senet"}, "SENET for Light-SE"),
+            _without("int-tower-dot", INT_TOWER, {"fe": False}, "without FE-Block: inner product"),
+            _without("int-tower-last", INT_TOWER, {"fe_layers": "last"}, "FE-Block on the last layer only"),
+            _without("int-tower-no-cir", INT_TOWER, {"cir": 0.0}, "without CIR"),
+            _without("int-tower-no-scale", INT_TOWER, {"scale": False}, "without learned layer weights"),
+        ]
+    ),
 }
+
+MODELS: dict[str, Competitor] = {name: c for name, c in ALL.items() if c.model in CATALOGUE}
 """Name in files and tables -> competitor."""

@@ -47,11 +47,15 @@ def trials_of(model: str, data: str = SEARCH_DATA) -> list[dict[str, Any]]:
 def best(model: str, at_least: int = TRIALS) -> dict[str, Any]:
     """The trial with the least validation log loss among those that ran to their end.
 
+    A model without anything to search for has the first settings, of which it reads none.
+
     Raises
     ------
     LookupError
         Fewer than ``at_least`` trials are there.
     """
+    if not MODELS[model].searched:
+        return {"params": FIRST}
     name = MODELS[model].tuned_as or model
     found = trials_of(name)
     finished = [t for t in found if t["state"] == "COMPLETE"]
