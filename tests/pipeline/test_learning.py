@@ -11,14 +11,12 @@ from twotower.index.item_table import ItemTable
 from twotower.metrics.ranking import average, evaluate
 from twotower.pipeline.learning import (
     LabelledEvents,
-    is_relevant,
     rank_catalogue,
-    rescore,
-    serve,
     train_model,
 )
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.served import is_relevant, rescore, serve
 from twotower.types import Batch, Ragged
 
 

@@ -10,26 +10,26 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.stage import Stage
 from twotower.data.batches import EventBatches, Examples, ListBatches
-from twotower.data.hashing import stable_hash
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
-from twotower.evaluate.experiment import joined, request_of
 from twotower.evaluate.task import Task
 from twotower.metrics.ranking import average, evaluate
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
 from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.preranking import full_stage_batches, full_stage_samples, served_validation
+from twotower.pipeline.served import Validate, dealt, gains_of, rescore, serve
 from twotower.scores.catalogue import top_k_of
 from twotower.train.counting import count
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
-from twotower.train.objectives import CountsConfig, ListsConfig, Objective, make_objective
+from twotower.train.lists import FullStageConfig, ListsConfig
+from twotower.train.objectives import CountsConfig, make_objective
 from twotower.train.protocols import BatchSource
-from twotower.types import Batch, Candidates, Rep
-
-Validate = Callable[[Model], dict[str, float]]
+from twotower.types import Batch, Rep
 
 
 def train_model(
@@ -37,12 +37,14 @@ def train_model(
     name: str,
     *,
     before: Cascade | None = None,
+    teacher: Stage | None = None,
     start: Callable[[Model], object] | None = None,
     directory: Path | None = None,
     events: Listener = silent,
 ) -> tuple[Model, FitResult]:
     """Train ``recipe.models[name]``; ``before`` is the cascade whose lists a list-wise ranker learns from.
 
+    ``teacher`` is the trained stage that a pre-ranker learns from on full-stage samples.
     ``start`` may change the fresh model, to start warm. With a directory the training resumes where it was
     interrupted.
     """
@@ -57,14 +59,14 @@ def train_model(
     if start is not None:
         start(model)
     objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed)
-    batches, validate = _source(prepared, name, model, objective, before)
+    batches, validate = _source(prepared, name, model, before, teacher)
     settings = about.train.model_copy(update={"seed": recipe.seed})
     result = fit(model, batches, objective, settings, validate=validate, directory=directory, events=events)
     return model.cpu().eval(), result
 
 
 def _source(
-    prepared: Prepared, name: str, model: Model, objective: Objective, before: Cascade | None
+    prepared: Prepared, name: str, model: Model, before: Cascade | None, teacher: Stage | None
 ) -> tuple[BatchSource[Examples], Validate]:
     """What the model reads, and how its epochs are compared."""
     about, recipe = prepared.recipe.models[name], prepared.recipe
@@ -74,6 +76,14 @@ def _source(
         if before is None:
             raise ConfigError(f"model {name!r} learns from lists, but no stage stands before it")
         return _lists(prepared, before, about.objective, size)
+    if isinstance(about.objective, FullStageConfig):
+        if before is None:
+            raise ConfigError(
+                f"model {name!r} learns to serve what is retrieved, but no stage stands before it"
+            )
+        samples = full_stage_samples(prepared, name, before, teacher)
+        source = full_stage_batches(prepared, model, samples, about.objective, size, recipe.seed)
+        return source, served_validation(prepared, name, before, teacher)
     past = prepared.past(train) if model.history is not None else None
     if about.objective.kind == "pointwise":
         source = EventBatches(
@@ -140,19 +150,16 @@ def _lists(
 ) -> tuple[BatchSource[Examples], Validate]:
     """The candidates the cascade serves to validation queries: most of them teach, the others choose."""
     task = prepared.task("valid")
-    ids = prepared.dataset.query_catalogue.ids(task.query_keys.numpy())
-    share = torch.from_numpy((stable_hash(ids.cast(str)) % 1000).astype("int64")) / 1000
-    teach, choose = (share < config.share).nonzero()[:, 0], (share >= config.share).nonzero()[:, 0]
-    if not len(teach) or not len(choose):
+    learn, select = dealt(prepared, task, config.share)
+    if not len(learn) or not len(select):
         raise DataError(f"{len(task)} validation queries are too few to learn from lists")
-    learn, select = task.take(teach), task.take(choose)
     served = serve(before, learn)
     source = ListBatches(
         torch.arange(len(learn)),
         served.keys,
         learn.query,
         batch_size=size,
-        labels=is_relevant(served.keys, learn).float(),
+        labels=gains_of(served.keys, learn, prepared),
         pair=served.pair,
         seed=prepared.recipe.seed,
     )
@@ -163,41 +170,6 @@ def _lists(
         return {"nDCG@10": average(evaluate(keys, select.relevant, ["nDCG@10"])["nDCG@10"]).value}
 
     return source, by_lists
-
-
-def serve(cascade: Cascade, task: Task, queries_at_once: int = 256) -> Candidates:
-    """The candidates the cascade hands on for every query of a task."""
-    request = request_of(task)
-    return joined(
-        [
-            cascade(request.rows(start, start + queries_at_once))[0]
-            for start in range(0, len(task), queries_at_once)
-        ]
-    )
-
-
-def is_relevant(keys: Tensor, task: Task) -> Tensor:
-    """(Q, K) bool: whether each candidate is a relevant item of its query."""
-    stride = int(max(keys.max(), task.relevant.values.max())) + 1 if keys.numel() else 1
-    wanted = task.relevant.row_of_value() * stride + task.relevant.values
-    row = torch.arange(len(keys))[:, None]
-    return torch.isin(row * stride + keys, wanted) & (keys >= 0)
-
-
-@torch.inference_mode()
-def rescore(
-    model: Model, items: Batch, task: Task, served: Candidates, queries_at_once: int = 64
-) -> Candidates:
-    """The served candidates in the order of a model that is still learning (no table yet)."""
-    device = model.device
-    scores = []
-    for start in range(0, len(task), queries_at_once):
-        rows = slice(start, start + queries_at_once)
-        query = model.encode_query(task.query.slice(start, start + queries_at_once).to(device))
-        item = model.encode_item(items.take(served.keys[rows].clamp(min=0)).to(device))
-        pair = served.pair.slice(start, start + queries_at_once).to(device)
-        scores.append(model.score(query, item, pair, served.mask[rows].to(device)).float().cpu())
-    return Candidates(served.keys, torch.cat(scores)).sorted()
 
 
 @torch.inference_mode()

@@ -29,6 +29,7 @@ from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, save_model
 from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe, StageRecipe
 from twotower.pipeline.warm import Earlier
@@ -123,9 +124,7 @@ class Pipeline:
 
     def train(self) -> dict[str, Model]:
         """Train the models in the order the cascade needs them, then build their tables and indexes."""
-        in_cascade = [stage.model for stage in self.recipe.cascade]
-        order = [*dict.fromkeys(in_cascade), *(n for n in self.recipe.models if n not in in_cascade)]
-        return {name: self._train_one(name) for name in order}
+        return {name: self._train_one(name) for name in training_order(self.recipe)}
 
     def _train_one(self, name: str) -> Model:
         step, directory = f"train {name}", self.space.model(name)
@@ -138,13 +137,16 @@ class Pipeline:
         resumable = self.space.resumable(step, mark)  # else made from other inputs: start over
         self.space.begin(step, mark, *([] if resumable else [directory]))
         about = self.recipe.models[name]
-        before = self._cascade_before(name) if about.objective.kind == "lists" else None
+        before = None
+        if learns_from_stages(self.recipe, name):
+            before = Cascade(*map(self._stage, stages_before(self.recipe, name)))
         self.say(f"{name}: training {about.model} by {about.objective.kind}")
         log = JsonLines(directory / "train.jsonl")
         model, result = train_model(
             self.prepared,
             name,
             before=before,
+            teacher=self._teacher(name),
             start=self._warm(name),
             directory=directory / "training",
             events=all_of(self.events, log),
@@ -171,25 +173,28 @@ class Pipeline:
         upstream: list[Any] = []
         if about.objective.kind not in ("pointwise", "counts"):  # the validation task chooses the epoch
             upstream += [judged.seen, judged.queries]
-        if about.objective.kind == "lists":
-            before = self._stages_before(name)
+        if learns_from_stages(self.recipe, name):
+            before = stages_before(self.recipe, name)
             upstream += [[stage.plain(), self._train_mark(stage.model)] for stage in before]
+            upstream += [term.plain() for term in self.recipe.value]
+        if about.objective.kind == "full-stage":  # depths decide the roles
+            upstream += [stage.k for stage in self.recipe.cascade if stage.model == name]
+            for teacher in self.recipe.teachers(name)[:1]:
+                depth = [stage.k for stage in self.recipe.cascade if stage.model == teacher]
+                upstream += [self._train_mark(teacher), depth]
         return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
 
     def _build(self, name: str, model: Model) -> None:
         """What serving keeps per item: the index of a retriever, the table of a ranker."""
         stages = [stage for stage in self.recipe.cascade if stage.model == name]
-        kept = {"retrieve": self.space.index(name), "rank": self.space.table(name)}
+        tables = self.space.table(name)
+        kept = {"retrieve": self.space.index(name), "prerank": tables, "rank": tables}
         step = f"build {name}"
         mark = fingerprint(model.item_digest(), [[stage.stage, stage.index.plain()] for stage in stages])
         if self.space.done(step, mark, *(kept[stage.stage] for stage in stages)):
             return
         self.space.begin(step, mark)
-        items, n_items = self.prepared.items, self.prepared.n_items
-
-        def encode(keys: Tensor) -> Rep:
-            return model.encode_item(items.take(keys))
-
+        encode, n_items = self._encode(model), self.prepared.n_items
         for stage in stages:
             if stage.stage == "retrieve":
                 table = ItemTable.build(encode, n_items, model.item_specs(), model.item_digest())
@@ -214,13 +219,21 @@ class Pipeline:
         """The trained stages as one object; None when the recipe has no cascade."""
         return Cascade(*map(self._stage, self.recipe.cascade)) if self.recipe.cascade else None
 
-    def _stages_before(self, name: str) -> tuple[StageRecipe, ...]:
-        """Stages before the first one that uses the model."""
-        models = [stage.model for stage in self.recipe.cascade]
-        return self.recipe.cascade[: models.index(name)] if name in models else ()
+    def _teacher(self, name: str) -> Rank | None:
+        """The trained model that teaches ``name``, as the stage it is, or on a table of its own."""
+        if not self.recipe.teachers(name):
+            return None
+        teacher = self.recipe.teachers(name)[0]
+        for stage in map(self._stage, (s for s in self.recipe.cascade if s.model == teacher)):
+            if isinstance(stage, Rank):
+                return stage
+        model, n_items = self.model(teacher), self.prepared.n_items
+        table = ItemTable.build(self._encode(model), n_items, model.item_specs(), model.item_digest())
+        return Rank(model, table)
 
-    def _cascade_before(self, name: str) -> Cascade:
-        return Cascade(*map(self._stage, self._stages_before(name)))
+    def _encode(self, model: Model) -> Callable[[Tensor], Rep]:
+        items = self.prepared.items
+        return lambda keys: model.encode_item(items.take(keys))
 
     def _stage(self, about: StageRecipe) -> Stage:
         model = self.model(about.model)
@@ -277,7 +290,9 @@ class Pipeline:
     def _fitted_note(self) -> str:
         """Which events each system has seen: baselines and models are not fitted on the same."""
         by_lists = [name for name, model in self.recipe.models.items() if model.objective.kind == "lists"]
+        taught = [name for name in self.recipe.models if self.recipe.teachers(name)]
         but = f", but {', '.join(by_lists)} on lists served to validation queries" if by_lists else " only"
+        but += f", which {', '.join(taught)} learnt from as from a teacher" if by_lists and taught else ""
         return f"baselines are fitted on every event before the test part, models on the training part{but}"
 
     def _baselines(self, task: Task) -> dict[str, dict[str, Tensor]]:

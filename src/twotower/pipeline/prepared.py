@@ -21,6 +21,7 @@ from twotower.data.interactions import Interactions
 from twotower.data.leakage import LeakageReport
 from twotower.data.splits import HeldOut, Split, split
 from twotower.data.synthetic import Synthetic
+from twotower.data.values import value_of
 from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.evaluate.task import Task, make_task
 from twotower.pipeline.recipe import Recipe
@@ -158,6 +159,12 @@ class Prepared:
             weights = rule if weights is None else weights * rule
         return replace(plain, labels=positive.float(), weights=weights)
 
+    def values(self, events: pl.DataFrame) -> Tensor:
+        """(n,) float32 what each event is worth: the recipe's value, or 1 for a positive."""
+        if self.recipe.value:
+            return value_of(events, self.dataset.schema, self.recipe.value)
+        return torch.from_numpy(self.recipe.positive.mask(events).to_numpy().copy()).float()
+
     def positives(self, events: pl.DataFrame) -> Interactions:
         """The positive events among them."""
         return self.interactions(events.filter(self.recipe.positive.mask(events)))
@@ -200,6 +207,15 @@ class Prepared:
             self.n_items,
         )
 
+    def known_columns(self, keys: Tensor) -> Batch:
+        """The query columns of known queries beside missing context; no history."""
+        return self.queries.take(keys).join(self.missing_context(len(keys)))
+
+    def missing_context(self, rows: int) -> Batch:
+        """Context columns of so many requests of which nothing is known."""
+        missing = self.features.encode_context(self.dataset.events.clear(1))
+        return missing.take(torch.zeros(rows, dtype=torch.int64))
+
     def request_columns(
         self, keys: Tensor, before: pl.DataFrame, targets: Interactions | None = None
     ) -> Batch:
@@ -207,9 +223,7 @@ class Prepared:
 
         With a strict-time history, events at the time of a query's first target are no history of it.
         """
-        query = self.queries.take(keys)
-        missing = self.features.encode_context(self.dataset.events.clear(1))
-        query = query.join(missing.take(torch.zeros_like(keys)))
+        query = self.known_columns(keys)
         past = self.past(before)
         if past is None:
             return query

@@ -13,10 +13,12 @@ from twotower.config import Config, load_yaml
 from twotower.data.positives import Positive
 from twotower.data.readers import DataConfig
 from twotower.data.splits import SplitConfig
+from twotower.data.values import ValueTerm
 from twotower.data.weights import SampleWeights
 from twotower.index.build import IndexConfig
 from twotower.metrics.ranking import Measure
 from twotower.models.catalogue import model_class
+from twotower.train.lists import FullStageConfig
 from twotower.train.objectives import ObjectiveConfig
 from twotower.train.settings import TrainSettings
 
@@ -28,7 +30,8 @@ class HistoryOption(Config):
     max_length: int = Option(50, ge=1)
     events: Literal["positive", "all"] = Option("positive", description="which events make a history")
     only: str | None = Option(
-        None, description="a yes/no event column, such as time_exact; where it says no, an event is no history"
+        None,
+        description="a yes/no event column, such as time_exact; where it says no, an event is no history",
     )
     strict_time: bool = Option(
         False, description="leave out what happened at the target's own time, whatever the row order says"
@@ -63,7 +66,7 @@ class ModelRecipe(Config):
 class StageRecipe(Config):
     """One stage of the cascade."""
 
-    stage: Literal["retrieve", "rank"]
+    stage: Literal["retrieve", "prerank", "rank"]
     model: str = Option(description="a key of models:")
     k: int = Option(ge=1, description="candidates handed on")
     index: IndexConfig = IndexConfig()
@@ -103,6 +106,9 @@ class Recipe(Config):
         default_factory=dict, description="changes to the reader's schema, such as movie: {dropout: 0.1}"
     )
     positive: Positive = Positive()
+    value: tuple[ValueTerm, ...] = Option(
+        (), description="gains of list objectives as a sum over labels; empty: 1 for a positive"
+    )
     weights: SampleWeights | None = Option(None, description="how much training events count, by a column")
     split: SplitConfig = SplitConfig()
     history: HistoryOption | None = HistoryOption()
@@ -120,7 +126,7 @@ class Recipe(Config):
             model_class(model.model)[1].parse(model.config, where=f"models.{name}.config")
         for baseline in self.baselines:
             check_options(baseline.name, baseline.options)
-        ranks = [stage.model for stage in self.cascade if stage.stage == "rank"]
+        ranks = [stage.model for stage in self.cascade if stage.stage != "retrieve"]
         if len(set(ranks)) < len(ranks):
             raise ValueError(f"a model ranks in more than one stage of the cascade: {ranks}")
         for number, stage in enumerate(self.cascade):
@@ -130,11 +136,30 @@ class Recipe(Config):
                 )
             if (stage.stage == "retrieve") != (number == 0):
                 raise ValueError("a cascade starts with its one retrieve stage; every later stage ranks")
+            if stage.stage == "prerank" and any(s.stage == "rank" for s in self.cascade[:number]):
+                raise ValueError(f"stage {number} preranks, but a rank stage stands before it")
         for name, model in self.models.items():
             in_cascade = [number for number, stage in enumerate(self.cascade) if stage.model == name]
-            if model.objective.kind == "lists" and in_cascade[:1] in ([], [0]):
+            if model.objective.kind in ("lists", "full-stage") and in_cascade[:1] in ([], [0]):
                 raise ValueError(f"model {name!r} learns from the lists of the stage before it, and has none")
+            self.teachers(name)
         return self
+
+    def teachers(self, name: str) -> tuple[str, ...]:
+        """The models that must be trained before ``name`` to teach it, nearest first."""
+        found: list[str] = []
+        objective = self.models[name].objective
+        while isinstance(objective, FullStageConfig) and objective.teacher is not None:
+            pupil = found[-1] if found else name
+            if objective.teacher not in self.models:
+                raise ValueError(
+                    f"model {pupil!r} names the teacher {objective.teacher!r}; models: {sorted(self.models)}"
+                )
+            if objective.teacher in (name, *found):
+                raise ValueError(f"model {name!r} is its own teacher: {[*found, objective.teacher]}")
+            found.append(objective.teacher)
+            objective = self.models[objective.teacher].objective
+        return tuple(found)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

@@ -1,0 +1,33 @@
+"""Which model of a recipe is trained after which others, and what stands before it then."""
+
+from __future__ import annotations
+
+from twotower.pipeline.recipe import Recipe, StageRecipe
+
+
+def training_order(recipe: Recipe) -> list[str]:
+    """All models, each behind its teacher and behind the stages whose candidates it learns from."""
+    in_cascade = [stage.model for stage in recipe.cascade]
+    names = [needed for name in (*in_cascade, *recipe.models) for needed in _needed(recipe, name)]
+    return list(dict.fromkeys(names))
+
+
+def _needed(recipe: Recipe, name: str) -> list[str]:
+    """The models that must be trained for this one, and itself."""
+    first = list(recipe.teachers(name)[:1])
+    if learns_from_stages(recipe, name):
+        first += [stage.model for stage in stages_before(recipe, name)]
+    return [*(needed for model in first for needed in _needed(recipe, model)), name]
+
+
+def learns_from_stages(recipe: Recipe, name: str) -> bool:
+    """Whether the model learns from candidates that other stages serve."""
+    return recipe.models[name].objective.kind in ("lists", "full-stage")
+
+
+def stages_before(recipe: Recipe, name: str) -> tuple[StageRecipe, ...]:
+    """Stages before the first one that uses the model, or is taught by it: that one is trained later."""
+    for number, stage in enumerate(recipe.cascade):
+        if stage.model == name or name in recipe.teachers(stage.model):
+            return recipe.cascade[:number]
+    return ()

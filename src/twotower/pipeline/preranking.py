@@ -1,0 +1,106 @@
+"""Train a pre-ranker on the lists of a whole funnel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.stage import Stage
+from twotower.data.batches import Examples
+from twotower.data.full_stage import FullStage, FullStageBatches
+from twotower.data.synthetic import Synthetic
+from twotower.errors import ConfigError, DataError
+from twotower.models.base import Model
+from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.replay import logged, replay
+from twotower.pipeline.served import ServedValidation, Validate, dealt
+from twotower.train.events import Listener, silent
+from twotower.train.fit import FitResult, fit
+from twotower.train.lists import FullStageConfig, FullStageObjective, ListsConfig
+from twotower.train.protocols import BatchSource
+from twotower.train.settings import TrainSettings
+
+
+def train_on_stages(
+    prepared: Prepared,
+    model: Model,
+    samples: FullStage,
+    objective: FullStageConfig,
+    settings: TrainSettings,
+    *,
+    validate: Validate | None = None,
+    directory: Path | None = None,
+    events: Listener = silent,
+) -> FitResult:
+    """Train ``model`` in place on given samples, so that objectives can be compared on the very same ones.
+
+    ``FullStageConfig(softmax=0)`` with nothing of the unexposed roles in ``sample`` is "exposures only".
+    """
+    return fit(
+        model,
+        full_stage_batches(prepared, model, samples, objective, settings.batch_size, settings.seed),
+        FullStageObjective(prepared.items, objective),
+        settings,
+        validate=validate,
+        directory=directory,
+        events=events,
+    )
+
+
+def full_stage_batches(
+    prepared: Prepared,
+    model: Model,
+    samples: FullStage,
+    objective: FullStageConfig,
+    batch_size: int,
+    seed: int,
+) -> BatchSource[Examples]:
+    """The lists one epoch draws; requests have no context columns of their own, they are missing."""
+    return FullStageBatches(
+        samples,
+        prepared.queries,
+        objective.sample,
+        prepared.item_counts.nonzero()[:, 0],
+        batch_size=batch_size,
+        past=prepared.past(prepared.split.train) if model.history is not None else None,
+        context=prepared.missing_context(len(samples)),
+        seed=seed,
+    )
+
+
+def full_stage_samples(prepared: Prepared, name: str, before: Cascade, teacher: Stage | None) -> FullStage:
+    """The samples that the recipe's model ``name`` asks for; see `FullStageConfig`."""
+    recipe = prepared.recipe
+    objective = recipe.models[name].objective
+    assert isinstance(objective, FullStageConfig)
+    if objective.source == "log":
+        if not isinstance(recipe.data, Synthetic):
+            raise ConfigError(f"model {name!r}: source: log, but {recipe.data.reader} data has no stage log")
+        return logged(prepared, recipe.data.stage_log(), teacher)
+    depth = next(stage.k for stage in recipe.cascade if stage.model == name)
+    return replay(
+        prepared,
+        before,
+        teacher,
+        requests=objective.requests,
+        positives=objective.positives,
+        ranked=min(depth, depth if teacher is None else teacher.k),
+        preranked=depth,
+    )
+
+
+def served_validation(
+    prepared: Prepared, name: str, before: Cascade, teacher: Stage | None
+) -> ServedValidation:
+    """Judges model ``name`` on validation queries; not on those that its teacher learnt lists from."""
+    recipe = prepared.recipe
+    objective = recipe.models[name].objective
+    assert isinstance(objective, FullStageConfig)
+    task = prepared.task("valid")
+    lists = None if objective.teacher is None else recipe.models[objective.teacher].objective
+    if isinstance(lists, ListsConfig):
+        _, task = dealt(prepared, task, lists.share)
+    if not len(task):
+        raise DataError("the valid part has no query to choose by", remedy="choose another split")
+    depth = next(stage.k for stage in recipe.cascade if stage.model == name)
+    return ServedValidation(prepared, before, task, depth, teacher)

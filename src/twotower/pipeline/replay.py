@@ -1,0 +1,219 @@
+"""Samples of a whole funnel: our own stages asked again about the past, or a log of somebody's.
+
+Letters: R requests, K candidates of each.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.stage import Request, Stage
+from twotower.data.full_stage import FullStage, Role
+from twotower.data.history import History
+from twotower.data.interactions import Interactions
+from twotower.errors import ConfigError, DataError
+from twotower.evaluate.experiment import joined
+from twotower.pipeline.prepared import Prepared
+from twotower.types import NO_ITEM, Batch, Candidates, Ragged
+
+
+def replay(
+    prepared: Prepared,
+    before: Cascade,
+    teacher: Stage | None = None,
+    *,
+    requests: int = 1,
+    positives: int = 5,
+    ranked: int = 20,
+    preranked: int = 100,
+    requests_at_once: int = 256,
+) -> FullStage:
+    """Ask the stages what they would have served at past moments of the training queries.
+
+    A moment lies just before ``positives`` of a query's training positives: the last ones, then those before
+    them, ``requests`` times as far as they reach. What the query did from then to the next moment is exposed.
+    The history ends at the moment, what was seen before is not served, and nothing of the held-out parts is
+    touched. The others are what ``before`` serves, in the teacher's order: its first ``ranked`` candidates
+    are RANKED, up to ``preranked`` PRERANKED, the rest RETRIEVED; without a teacher all are RETRIEVED.
+
+    The stages have learnt from these very events, so they serve them more readily than they will new ones.
+
+    Raises
+    ------
+    DataError
+        No query has two positive training events.
+    """
+    moments, until = _moments(prepared, requests, positives)
+    request, positions = _request(prepared, moments)
+    parts = []
+    for start in range(0, len(moments), requests_at_once):
+        rows = request.rows(start, start + requests_at_once)
+        served, _ = before(rows)
+        if teacher is not None:
+            served = teacher.run(rows, served, served.keys.shape[1])
+        parts.append(Candidates(served.keys, served.scores))  # without pairs: hundreds of bytes a candidate
+    served = joined(parts)
+    shown = _Shown.between(prepared, moments, until)
+    place = torch.arange(served.keys.shape[1])
+    by_place = torch.where(place < ranked, Role.RANKED, Role.RETRIEVED)
+    by_place = torch.where((place >= ranked) & (place < preranked), Role.PRERANKED, by_place)
+    if teacher is None:
+        by_place = torch.full_like(by_place, Role.RETRIEVED)
+    gain, hit = shown.gains_of(served.keys)
+    exposed = torch.where(gain > 0, int(Role.EXPOSED_POSITIVE), int(Role.EXPOSED_NEGATIVE))
+    roles = torch.where(hit, exposed, by_place).masked_fill(~served.mask, -1)
+    scores = served.scores if teacher is not None else torch.full_like(served.scores, torch.nan)
+    more, more_gain = shown.without(served.keys)
+    more_roles = torch.where(more_gain > 0, int(Role.EXPOSED_POSITIVE), int(Role.EXPOSED_NEGATIVE))
+    return FullStage(
+        moments.query_keys,
+        torch.cat([served.keys, more], 1),
+        torch.cat([roles, more_roles.masked_fill(more == NO_ITEM, -1)], 1).to(torch.int8),
+        torch.cat([gain, more_gain], 1),
+        torch.cat([scores.masked_fill(~served.mask, torch.nan), torch.full_like(more_gain, torch.nan)], 1),
+        positions,
+    )
+
+
+def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) -> FullStage:
+    """The training part of a logged funnel, such as `twotower.data.synthetic.Synthetic.stage_log`.
+
+    Columns: request, the ids and the time of the events, ``stage`` and ``score``. An exposed row gets the
+    label of its event. The log's own ranker is the teacher of what reached it, unless another is given: that
+    one scores everything, and can read no pair fields.
+
+    Raises
+    ------
+    ConfigError
+        The data is not split by time: a log of later requests would tell of the held-out parts.
+    """
+    schema, train = prepared.dataset.schema, prepared.split.train
+    if prepared.split.config.kind != "time" or schema.time is None:
+        raise ConfigError("full-stage samples from a log need split: {kind: time}, to be cut where it is")
+    on = [schema.query, schema.item, schema.time]
+    events = train.select(on).with_columns(gain=pl.Series(prepared.values(train).numpy()))
+    events = events.group_by(on).agg(pl.col("gain").max())
+    log = log.filter(pl.col(schema.time) <= train[schema.time].max())
+    log = log.join(events, on=on, how="left", maintain_order="left")
+    log = log.filter((pl.col("stage") != "exposed") | pl.col("gain").is_not_null())
+    scored = pl.when(pl.col("stage") != "retrieved").then(pl.col("score"))
+    first = log.group_by("request", maintain_order=True).first()
+    keys = torch.from_numpy(prepared.dataset.query_catalogue.keys(first[schema.query]).copy())
+    times = torch.from_numpy(first[schema.time].to_numpy().copy())
+    rows = torch.full_like(keys, -1)  # before all events of its own time
+    request, positions = _request(prepared, Interactions(keys, rows, times, rows))
+    samples = FullStage.of_log(
+        log.with_columns(teacher=scored),
+        prepared.dataset.query_catalogue,
+        prepared.dataset.item_catalogue,
+        positions,
+    )
+    return samples if teacher is None else samples.taught_by(_scores(teacher, request, samples.items))
+
+
+def _scores(teacher: Stage, request: Request, keys: Tensor, requests_at_once: int = 256) -> Tensor:
+    """(R, K) a stage's scores of candidates in their own order; NaN for empty slots."""
+    parts = []
+    for start in range(0, len(keys), requests_at_once):
+        mine = keys[start : start + requests_at_once]
+        place = torch.arange(mine.shape[1]).expand_as(mine)
+        candidates = Candidates(mine, torch.zeros(mine.shape), Batch(place=place))
+        ranked = teacher.run(request.rows(start, start + requests_at_once), candidates, mine.shape[1])
+        parts.append(torch.zeros(mine.shape).scatter_(1, ranked.pair["place"], ranked.scores))
+    return torch.cat(parts).masked_fill(keys == NO_ITEM, torch.nan)
+
+
+def _moments(prepared: Prepared, requests: int, positives: int) -> tuple[Interactions, Tensor]:
+    """The first event after each moment, and how many events of its query come before the next moment."""
+    history = prepared.history(prepared.split.train, "positive")
+    keys, starts, stops = [], [], []
+    for number in range(requests):
+        stop = history.lengths - number * positives
+        start = (stop - positives).clamp(min=1)  # a moment without any past teaches nothing
+        keep = (start < stop).nonzero()[:, 0]
+        keys.append(keep)
+        starts.append(start[keep])
+        stops.append(stop[keep])
+    key, start, stop = torch.cat(keys), torch.cat(starts), torch.cat(stops)
+    if not len(key):
+        raise DataError(
+            "no query has two positive training events to learn from", remedy="choose another split or rule"
+        )
+
+    def events_at(place: Tensor) -> Interactions:
+        at = (history.offsets[key] + place).clamp(max=len(history) - 1)
+        return Interactions(key, history.items[at], history.times[at], history.rows[at])
+
+    everything = prepared.history(prepared.split.train, "all")
+    until = everything.position_of(events_at(stop))
+    last = stop == history.lengths[key]
+    return events_at(start), torch.where(last, everything.lengths[key], until)
+
+
+def _request(prepared: Prepared, moments: Interactions) -> tuple[Request, Tensor | None]:
+    """What would have been asked at these moments, and the positions that cut the history column."""
+    train, keys = prepared.split.train, moments.query_keys
+    query, positions = prepared.known_columns(keys), None
+    past = prepared.past(train)
+    if past is not None:
+        positions = past.history.position_of(moments, strict_time=prepared.strict_time)
+        query = past.join(query, keys, positions)
+    history = prepared.history(train, "positive")
+    seen = prepared.history(train, prepared.recipe.evaluate.seen)
+    return Request(query, _before(history, moments), _before(seen, moments)), positions
+
+
+def _before(history: History, moments: Interactions) -> Ragged:
+    """Item keys of each query's events before its moment, oldest first."""
+    start = history.offsets[moments.query_keys]
+    index, offsets = _stretches(start, history.position_of(moments))
+    return Ragged(history.items[index], offsets)
+
+
+def _stretches(start: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Places start, start + 1, ... of each row, one row after the other, and the rows' offsets."""
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    within = torch.arange(int(offsets[-1])) - torch.repeat_interleave(offsets[:-1], lengths)
+    return torch.repeat_interleave(start, lengths) + within, offsets
+
+
+class _Shown:
+    """Each request's exposed items, each once, with the best gain it brought."""
+
+    def __init__(self, n_requests: int, n_items: int, row: Tensor, items: Tensor, gains: Tensor) -> None:
+        self.n_requests, self.stride = n_requests, n_items
+        self.code, inverse = torch.unique(row * n_items + items, return_inverse=True)
+        self.gain = torch.zeros(len(self.code)).scatter_reduce_(0, inverse, gains, "amax")
+
+    @classmethod
+    def between(cls, prepared: Prepared, moments: Interactions, until: Tensor) -> _Shown:
+        """All training events from each moment on, up to ``until`` (R,) events of the query."""
+        train = prepared.split.train
+        history, events = prepared.history(train, "all"), prepared.interactions(train)
+        begin = history.position_of(moments)
+        index, offsets = _stretches(history.offsets[moments.query_keys] + begin, until - begin)
+        rows, order = events.rows.sort()
+        place = order[torch.searchsorted(rows, history.rows[index])]
+        row = torch.repeat_interleave(torch.arange(len(moments)), offsets.diff())
+        return cls(len(moments), prepared.n_items, row, history.items[index], prepared.values(train)[place])
+
+    def gains_of(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, K) gains of candidates, 0 where not exposed, and which of them were."""
+        code = self._code(keys)
+        at = torch.searchsorted(self.code, code).clamp(max=len(self.code) - 1)
+        hit = (self.code[at] == code) & (keys != NO_ITEM)
+        return self.gain[at].masked_fill(~hit, 0.0), hit
+
+    def without(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, more) exposed items that are not among the candidates, -1 padded, and their gains."""
+        left = ~torch.isin(self.code, self._code(keys)[keys != NO_ITEM])
+        counts = torch.bincount(self.code[left] // self.stride, minlength=self.n_requests)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        items = Ragged(self.code[left] % self.stride, offsets).padded(NO_ITEM)
+        return items, Ragged(self.gain[left], offsets).padded()
+
+    def _code(self, keys: Tensor) -> Tensor:
+        return torch.arange(self.n_requests)[:, None] * self.stride + keys

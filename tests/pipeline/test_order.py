@@ -1,0 +1,59 @@
+"""Every model is trained behind what it learns from."""
+
+import pytest
+
+from twotower.pipeline.order import learns_from_stages, stages_before, training_order
+from twotower.pipeline.recipe import Recipe
+
+SOFTMAX, LISTS = {"kind": "full-softmax"}, {"kind": "lists"}
+
+
+def taught(teacher):
+    return {"kind": "full-stage", "teacher": teacher}
+
+
+def recipe(*stages, **more):
+    """Stages are (model, objective), the retriever first; ``more`` models stand in no stage."""
+    names = ["retrieve", *["prerank"] * (len(stages) - 2), "rank"]
+    models = {name: {"model": "two-tower", "objective": about} for name, about in (*stages, *more.items())}
+    cascade = [
+        {"stage": stage, "model": name, "k": 9} for stage, (name, _) in zip(names, stages, strict=True)
+    ]
+    return Recipe.parse({"name": "r", "data": {"reader": "synthetic"}, "models": models, "cascade": cascade})
+
+
+@pytest.mark.parametrize(
+    ("made", "order"),
+    [
+        (recipe(("r", SOFTMAX), ("heavy", LISTS)), ["r", "heavy"]),
+        (recipe(("r", SOFTMAX), ("light", LISTS), ("heavy", LISTS)), ["r", "light", "heavy"]),
+        (recipe(("r", SOFTMAX), ("light", taught("heavy")), ("heavy", LISTS)), ["r", "heavy", "light"]),
+        (
+            recipe(("r", SOFTMAX), ("one", taught("heavy")), ("two", LISTS), ("heavy", LISTS)),
+            ["r", "heavy", "one", "two"],
+        ),
+        (
+            recipe(("r", SOFTMAX), ("one", taught("two")), ("two", taught("heavy")), ("heavy", LISTS)),
+            ["r", "heavy", "two", "one"],
+        ),
+        (
+            recipe(("r", SOFTMAX), ("light", taught("aside")), ("heavy", LISTS), aside={"kind": "pointwise"}),
+            ["r", "aside", "light", "heavy"],
+        ),
+    ],
+    ids=["two", "three", "taught", "cut", "chain", "aside"],
+)
+def test_what_is_needed_comes_first(made, order):
+    assert training_order(made) == order
+    for number, name in enumerate(order):
+        needed = {*made.teachers(name)[:1]}
+        if learns_from_stages(made, name):
+            needed |= {stage.model for stage in stages_before(made, name)}
+        assert needed <= set(order[:number])
+
+
+def test_a_teacher_learns_from_what_its_pupil_will_be_served():
+    made = recipe(("r", SOFTMAX), ("light", taught("heavy")), ("heavy", LISTS))
+    assert [stage.model for stage in stages_before(made, "heavy")] == ["r"]
+    assert [stage.model for stage in stages_before(made, "light")] == ["r"]
+    assert stages_before(made, "r") == ()
