@@ -7,7 +7,7 @@ import torch
 
 from twotower.data.features import Column, FeatureSpec
 from twotower.errors import ConfigError, MismatchError
-from twotower.models.fscd import FSCD, FSCDConfig, field_cost
+from twotower.models.fscd import FSCD, SPEED, FSCDConfig, field_cost
 from twotower.types import Batch
 
 SPEC = FeatureSpec(
@@ -34,7 +34,7 @@ def fscd(**config) -> FSCD:
 def unequal(model: FSCD) -> FSCD:
     """A ranker as after some training: fields of different use, an empty history of its own."""
     with torch.no_grad():
-        model.keep_logits.copy_(torch.linspace(-3, 3, len(model.fields)).flip(0))
+        model.gates.copy_(torch.linspace(-3, 3, len(model.fields)).flip(0) / SPEED)
         if model.inputs.past is not None:
             model.inputs.past.empty.uniform_()
     return model
@@ -57,7 +57,7 @@ def test_every_storage_depth_scores_like_the_paper(store):
                 table[start["movie"] + ITEM["movie"][i]],
                 ITEM["year"][i] @ model.inputs.embeddings.linear["year"].weight.T,
             ]
-            gates = torch.sigmoid(model.keep_logits)
+            gates = torch.sigmoid(SPEED * model.gates)
             x = torch.cat([p * e for p, e in zip(gates, fields, strict=True)])
             expected = model.out(model.deep(model.first.whole(x)))[0]
             torch.testing.assert_close(found[q, i], expected, atol=1e-5, rtol=1e-5)
@@ -77,11 +77,11 @@ def test_the_penalty_is_the_cost_of_what_is_kept():
     model = unequal(fscd(weight=0.5, costs={"user": 7.0}, history=HISTORY))
     assert model.fields == ("user", "age", "history", "movie", "year")
     costs = [7.0] + [field_cost(SPEC[name], 3) for name in model.fields[1:]]
-    expected = sum(c / (1 + math.exp(-x)) for c, x in zip(costs, model.keep_logits.tolist(), strict=True))
+    expected = sum(c / (1 + math.exp(-x)) for c, x in zip(costs, (SPEED * model.gates).tolist(), strict=True))
     penalty = model.penalties(Batch(), Batch(), torch.empty(0))["feature cost"]
     assert float(penalty.detach()) == pytest.approx(0.5 * expected)
     penalty.backward()
-    assert (model.keep_logits.grad > 0).all(), "the cost pulls every field down"
+    assert (model.gates.grad > 0).all(), "the cost pulls every field down"
     assert fscd(gate=False).penalties(Batch(), Batch(), torch.empty(0)) == {}
 
 
@@ -100,7 +100,7 @@ def test_a_useless_dear_field_is_dropped_and_a_useful_one_kept():
     """The label is whether the movie is one of two; the age says nothing."""
     model = fscd(weight=0.02, costs={"age": 3.0}, layers=(16,), dropout=0.0).train()
     draw = torch.Generator().manual_seed(1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(150):
         movie = torch.randint(2, 6, (256, 1), generator=draw)
         item = Batch(movie=movie, year=torch.zeros(256, 1, 2))
@@ -125,7 +125,7 @@ def test_each_side_keeps_at_least_its_likeliest_field():
     model = unequal(fscd())
     assert model.kept(0.5) == ("user", "age", "movie"), "movie is at .27, year lower still"
     with torch.no_grad():
-        model.keep_logits.copy_(torch.tensor([-2.0, -1.0, -4.0, -5.0]))
+        model.gates.copy_(torch.tensor([-2.0, -1.0, -4.0, -5.0]))
     assert model.kept(0.5) == ("age", "movie")
     assert model.kept(0.0) == model.fields
 
@@ -153,7 +153,7 @@ def test_a_pre_ranker_scores_like_a_ranker_whose_other_gates_are_shut(keep):
     with torch.no_grad():
         for at, name in enumerate(ranker.fields):
             if name not in keep:
-                ranker.keep_logits[at] = -100.0
+                ranker.gates[at] = -100.0
     torch.testing.assert_close(scores(other), scores(ranker), atol=1e-5, rtol=1e-5)
 
 

@@ -15,7 +15,7 @@ RANKER = {
     "features": ["user", "country", "item", "category", "tags"],
     "config": {"embedding": 4, "layers": [16], "weight": 0.3, "costs": {"item": 0, "country": 0, "user": 9}},
     "objective": {"kind": "pointwise"},
-    "train": {"epochs": 6, "batch_size": 64, "learning_rate": 0.05},
+    "train": {"epochs": 4, "batch_size": 64, "learning_rate": 0.01},
 }
 
 

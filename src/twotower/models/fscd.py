@@ -37,6 +37,7 @@ from twotower.nn.split import SplitLinear
 from twotower.types import Rep, RepSpec
 
 QUERY, ITEM, PAIR = 0, 1, 2  # the parts of the input
+SPEED = 10.0  # Adam moves a parameter by its rate a step: at 1 a gate would take a thousand steps to shut
 TABLE, FIRST = "inputs.embeddings.table.weight", "first.linear.weight"  # what `inherit` takes parts of
 
 
@@ -73,7 +74,8 @@ class FSCD(Joint):
         costs = [config.costs.get(name, field_cost(spec[name], config.embedding)) for name in self.fields]
         self.register_buffer("costs", torch.tensor(costs), persistent=False)
         start = math.log(config.start / (1 - config.start))
-        self.keep_logits = nn.Parameter(torch.full((len(self.fields),), start)) if config.gate else None
+        self.gates = nn.Parameter(torch.full((len(self.fields),), start / SPEED)) if config.gate else None
+        """(M,) logit p_j / `SPEED`."""
         pair = config.embedding if config.pair else 0
         sizes = [self.inputs.query_size, self.inputs.item_size, pair]
         self.first = SplitLinear(sizes, config.layers[0])
@@ -89,7 +91,7 @@ class FSCD(Joint):
     @property
     def keep_probabilities(self) -> Tensor:
         """(M,) p_j; ones without gates."""
-        return torch.ones_like(self.costs) if self.keep_logits is None else self.keep_logits.sigmoid()
+        return torch.ones_like(self.costs) if self.gates is None else (SPEED * self.gates).sigmoid()
 
     @torch.no_grad()
     def kept(self, threshold: float = 0.5) -> tuple[str, ...]:
@@ -112,8 +114,8 @@ class FSCD(Joint):
             This model has gates, reads a field the ranker does not, or is not of the ranker's shape.
         """
         strange = set(self.fields) - set(ranker.fields)
-        if self.keep_logits is not None or strange or self.spec.digest() != ranker.spec.digest():
-            found = "gates" if self.keep_logits is not None else f"the fields {list(self.fields)}"
+        if self.gates is not None or strange or self.spec.digest() != ranker.spec.digest():
+            found = "gates" if self.gates is not None else f"the fields {list(self.fields)}"
             raise MismatchError(
                 f"a pre-ranker has no gates (gate: false) and inherits from a ranker of the same features, "
                 f"some of its fields; found {found}, and a ranker of {list(ranker.fields)}"
@@ -167,7 +169,7 @@ class FSCD(Joint):
         return out
 
     def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
-        if self.keep_logits is None:
+        if self.gates is None:
             return {}
         return {"feature cost": self.config.weight * (self.costs * self.keep_probabilities).sum()}
 
@@ -186,9 +188,9 @@ class FSCD(Joint):
 
     def _gated(self, fields: Tensor, side: int) -> Tensor:
         """(..., F, E) field vectors, each times its gate."""
-        if self.keep_logits is None:
+        if self.gates is None:
             return fields
-        logits = torch.split(self.keep_logits, self._sides)[side]
+        logits = SPEED * torch.split(self.gates, self._sides)[side]
         if not self.training:
             return fields * logits.sigmoid()[:, None]
         noise = torch.rand(fields.shape[:-1], device=fields.device).clamp(1e-6, 1 - 1e-6).logit()
