@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from twotower.data.spec import Column
 from twotower.types import PAD, UNKNOWN, Batch
@@ -84,3 +85,17 @@ class Embeddings(nn.Module):
         """(..., L, D): a vector per place of a sequence column; padded places are zero."""
         rows: Tensor = self.table(self.indices(name, values)) * (values != PAD).unsqueeze(-1)
         return rows
+
+    def sequence_mean(self, name: str, values: Tensor) -> Tensor:
+        """(Q, D): the mean over the places of a sequence column (Q, L), zero when empty.
+
+        The same as the mean of `sequence`, without ever holding (Q, L, D).
+        """
+        mean: Tensor = functional.embedding_bag(
+            self.indices(name, values),
+            self.table.weight,
+            mode="mean",
+            padding_idx=self.starts[name] + PAD,
+            sparse=self.table.sparse,
+        )
+        return mean

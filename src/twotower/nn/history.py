@@ -45,6 +45,9 @@ class History(nn.Module):
         if history.shape[1] == 0:
             return self.empty.expand(len(history), -1)
         last = last_place(history)
+        if isinstance(self.encoder, CausalMean):  # the last place alone needs no running mean
+            mean = self.encoder.norm(embeddings.sequence_mean(self.name, history))
+            return torch.where(last[:, None] >= 0, mean, self.empty.to(mean.dtype))
         # padding may be wider than the longest history: what is never read is never computed
         width = max(1, int((history != PAD).sum(1).max()))
         places = self.places(Batch({self.name: history[:, :width]}), embeddings)
