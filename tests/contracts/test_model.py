@@ -34,6 +34,10 @@ MODELS = [
     ("two-tower", {"embedding": 8, "layers": [], "history": ATTENTION}),
     ("two-tower", {"embedding": 8, "layers": [6], "history": {"kind": "pooling"}}),
     ("two-tower", {"embedding": 8, "layers": [6], "norm": "batch", "history": MEAN, "sparse": True}),
+    ("dat", {"embedding": 4, "layers": [16, 6], "dropout": 0.3, "category": "genres"}),
+    ("dat", {"embedding": 4, "layers": [6], "similarity": "cosine", "mimic": 0, "history": ATTENTION}),
+    ("dat", {"embedding": 4, "layers": [6], "norm": "batch", "bias": False, "sparse": True}),
+    ("dat", {"embedding": 4, "layers": [6], "augment": False}),
     ("int-tower", {"embedding": 4, "layers": [9, 8, 7], "heads": 2, "head_dim": 5, "dropout": 0.3}),
     ("int-tower", {"embedding": 4, "layers": [8], "gate": "senet", "scale": False, "bias": False, "cir": 0}),
     ("int-tower", {"embedding": 4, "layers": [8, 6], "fe_layers": "last", "norm": "batch", "history": MEAN}),
@@ -269,7 +273,7 @@ def test_every_parameter_learns(model):
         assert parameter.grad is not None, f"{name} is dead"
 
 
-SEQUENCE = [m for m in MODELS if m[0] in ("two-tower", "int-tower", "mol", "fit") and "history" in m[1]]
+SEQUENCE = [m for m in MODELS if m[0] in ("two-tower", "dat", "int-tower", "mol", "fit") and "history" in m[1]]
 
 
 @pytest.mark.parametrize(("name", "config"), SEQUENCE, ids=str)

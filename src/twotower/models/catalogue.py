@@ -22,6 +22,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
         "LogisticRegressionConfig",
     ),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
+    "dat": ("twotower.models.dat", "DAT", "DATConfig"),
     "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
     "fit": ("twotower.models.fit", "FIT", "FITConfig"),
     "mol": ("twotower.models.mol", "MoL", "MoLConfig"),

@@ -44,14 +44,20 @@ class TwoTower(Decoupled):
 
     def __init__(self, spec: FeatureSpec, config: TwoTowerConfig) -> None:
         super().__init__(spec, config)
-        self.query_tower = self._tower(self.inputs.query_size)
-        self.item_tower = self._tower(self.inputs.item_size)
+        query_size, item_size = self.sizes
+        self.query_tower = self._tower(query_size)
+        self.item_tower = self._tower(item_size)
         self.dim = config.layers[-1] if config.layers else config.embedding
         if config.bias:
-            self.query_bias = nn.Linear(self.inputs.query_size, 1)
-            self.item_bias = nn.Linear(self.inputs.item_size, 1)
+            self.query_bias = nn.Linear(query_size, 1)
+            self.item_bias = nn.Linear(item_size, 1)
         if config.similarity == "cosine":
             self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Floats that enter the query's and the item's tower."""
+        return self.inputs.query_size, self.inputs.item_size
 
     def _tower(self, size: int) -> nn.Module | None:
         """MLP over the field vectors side by side; without layers the tower is their sum."""

@@ -11,8 +11,10 @@ inner products (the query's vectors run fastest), D vector length.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,19 +61,17 @@ def mixture(
             f"{query_gate.shape[-1]} and {item_gate.shape[-1]} do not meet"
         )
     size = max(1, FLOATS_AT_ONCE // max(1, item.shape[-3] * P))
-
-    def chunk(rows: slice) -> Tensor:
-        if own:
-            return _mix(query[rows], query_gate[rows], item[rows], item_gate[rows], cross, dropout)
-        return _mix(query[rows], query_gate[rows], item, item_gate, cross, dropout)
-
     if len(query) <= size:
-        scores = chunk(slice(None))
-    else:
-        chunks = [slice(start, start + size) for start in range(0, len(query), size)]
-        run = partial(_again, chunk, random=dropout > 0) if torch.is_grad_enabled() else chunk
-        scores = torch.cat([run(rows) for rows in chunks])
-    return apply_mask(scores, mask)
+        return apply_mask(_mix(query, query_gate, item, item_gate, cross, dropout), mask)
+    mix = partial(_again, dropout > 0) if torch.is_grad_enabled() else _mix
+    chunks = zip(
+        torch.split(query, size),
+        torch.split(query_gate, size),
+        torch.split(item, size) if own else itertools.repeat(item),
+        torch.split(item_gate, size) if own else itertools.repeat(item_gate),
+        strict=False,
+    )
+    return apply_mask(torch.cat([mix(*chunk, cross, dropout) for chunk in chunks]), mask)
 
 
 def mixing_weights(logits: Tensor, query_gate: Tensor, item_gate: Tensor, cross: Cross) -> Tensor:
@@ -115,13 +115,13 @@ def _mix(
 ) -> Tensor:
     logits = component_logits(query, item)
     weights = mixing_weights(logits, query_gate, item_gate, cross)
-    if dropout:
-        weights = weights * (torch.rand_like(weights) >= dropout)  # Bernoulli draws take ten times as long
-        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)
-    return (weights * logits).sum(-1)
+    if not dropout:
+        return (weights * logits).sum(-1)
+    weights = weights * (torch.rand_like(weights) >= dropout)  # Bernoulli draws take ten times as long
+    return (weights * logits).sum(-1) / weights.sum(-1).clamp(min=1e-6)
 
 
-def _again(chunk: Callable[[slice], Tensor], rows: slice, *, random: bool) -> Tensor:
-    """One chunk's scores; on the way back it is computed again, with the same random numbers."""
-    scores: Tensor = checkpoint(chunk, rows, use_reentrant=False, preserve_rng_state=random)
+def _again(random: bool, *inputs: Any) -> Tensor:
+    """`_mix`, computed again on the way back, with the same random numbers."""
+    scores: Tensor = checkpoint(_mix, *inputs, use_reentrant=False, preserve_rng_state=random)
     return scores

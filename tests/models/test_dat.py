@@ -1,0 +1,188 @@
+"""DAT against the paper's forward pass and losses, one pair at a time."""
+
+import pytest
+import torch
+
+from twotower.data.batches import Examples
+from twotower.data.features import Column, FeatureSpec
+from twotower.errors import ConfigError
+from twotower.models.dat import DAT, DATConfig, alignment
+from twotower.nn.history import HistoryConfig
+from twotower.train.objectives import InBatchConfig, PointwiseConfig, make_objective
+from twotower.types import Batch
+
+SPEC = FeatureSpec(
+    columns=(
+        Column(name="age", kind="number", side="query", size=0, width=2),
+        Column(name="user", kind="id", side="query", size=5, width=1),
+        Column(name="past", kind="sequence", side="query", size=6, width=3, of="movie"),
+        Column(name="movie", kind="id", side="item", size=6, width=1),
+        Column(name="genres", kind="bag", side="item", size=4, width=2),
+    )
+)
+QUERY = Batch(
+    user=torch.tensor([2, 1]),
+    age=torch.tensor([[0.5, 0.0], [0.0, 1.0]]),
+    past=torch.tensor([[3, 2, 0], [4, 0, 0]]),
+)
+ITEM = Batch(movie=torch.tensor([4, 1, 5]), genres=torch.tensor([[2, 3], [1, 0], [0, 0]]))
+LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+
+
+def make(**more):
+    torch.manual_seed(0)
+    return DAT(SPEC, DATConfig(**{"embedding": 4, "layers": (6, 3), **more}))
+
+
+def augmented(model, name, index):
+    return model.augmented.table.weight[model.augmented.starts[name] + index]
+
+
+def towers(model, q, i):
+    """u and v of the paper."""
+    inputs = model.inputs.embeddings
+
+    def row(name, index):
+        return inputs.table.weight[inputs.starts[name] + index]
+
+    bag = [row("genres", g) for g in ITEM["genres"][i] if g != 0]
+    query = [inputs.linear["age"].weight @ QUERY["age"][q], row("user", QUERY["user"][q])]
+    item = [row("movie", ITEM["movie"][i]), torch.stack(bag).mean(0) if bag else torch.zeros(4)]
+    query.append(augmented(model, "user", QUERY["user"][q]))
+    item.append(augmented(model, "movie", ITEM["movie"][i]))
+    return torch.cat(query), torch.cat(item)
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_score_is_the_papers_forward_pass(similarity, bias):
+    model = make(similarity=similarity, bias=bias).eval()
+    scores = model.score(model.encode_query(QUERY), model.encode_item(ITEM))
+    for q in range(2):
+        for i in range(3):
+            query, item = towers(model, q, i)
+            u, v = model.query_tower(query), model.item_tower(item)
+            if similarity == "cosine":
+                u, v = u / u.norm() / model.config.temperature, v / v.norm()
+            expected = u @ v
+            if bias:
+                expected = expected + model.query_bias(query)[0] + model.item_bias(item)[0]
+            torch.testing.assert_close(scores[q, i], expected, atol=1e-5, rtol=1e-5)
+
+
+def losses(model, own):
+    item = ITEM.take(torch.arange(3).expand(2, 3)) if own else ITEM
+    return model.penalties(model.encode_query(QUERY), model.encode_item(item), LABELS)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("unit", [False, True])
+def test_mimic_is_the_mean_squared_distance_over_positive_pairs(own, unit):
+    model = make(mimic_unit=unit, mimic=0.25)
+    found = losses(model, own)
+    each = {"query mimic": [], "item mimic": []}
+    for q, i in LABELS.nonzero().tolist():
+        query, item = towers(model, q, i)
+        u, v = model.query_tower(query), model.item_tower(item)
+        a_u, a_v = (
+            augmented(model, "user", QUERY["user"][q]),
+            augmented(model, "movie", ITEM["movie"][i]),
+        )
+        if unit:
+            u, v, a_u, a_v = (x / x.norm() for x in (u, v, a_u, a_v))
+        each["query mimic"].append(((a_u - v) ** 2).sum())
+        each["item mimic"].append(((a_v - u) ** 2).sum())
+    assert found.keys() == each.keys()
+    for name, distances in each.items():
+        torch.testing.assert_close(found[name], 0.25 * torch.stack(distances).mean())
+
+
+def test_only_the_augmented_vectors_learn_from_mimicking():
+    model = make()
+    sum(losses(model, own=False).values()).backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learned == {"augmented.table.weight"}
+
+
+def test_without_positives_nothing_is_mimicked():
+    model = make()
+    found = model.penalties(model.encode_query(QUERY), model.encode_item(ITEM), torch.zeros(2, 3))
+    assert [loss.item() for loss in found.values()] == [0, 0]
+
+
+def test_alignment_is_the_distance_of_covariances_from_the_largest_category():
+    torch.manual_seed(0)
+    category = torch.tensor([5, 2, 2, 0, 5, 3, 5, 1, 5, 2, 1, 7, 7])
+    vectors = torch.randn(len(category), 3, requires_grad=True)
+    loss = alignment(vectors, category)
+    largest = torch.cov(vectors[category == 5].T)
+    expected = sum(((largest - torch.cov(vectors[category == c].T)) ** 2).sum() for c in (2, 7))
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert not vectors.grad[(category <= 1) | (category == 3)].any()
+
+
+@pytest.mark.parametrize("category", [[], [2, 2, 2], [2, 2, 3, 1, 1], [0, 0, 1, 1]])
+def test_alignment_needs_two_categories_of_two_items(category):
+    loss = alignment(torch.randn(len(category), 3), torch.tensor(category, dtype=torch.int64))
+    assert loss.item() == 0
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_bags_first_value_is_the_category_to_align(own):
+    model = make(category="genres", alignment=2.0, bias=True)
+    item = Batch(movie=torch.tensor([2, 3, 4, 5]), genres=torch.tensor([[2, 3], [3, 0], [2, 0], [3, 2]]))
+    rep = model.encode_item(item.take(torch.arange(4).view(2, 2)) if own else item)
+    labels = torch.zeros(2, 2 if own else 4)
+    found = model.penalties(model.encode_query(QUERY), rep, labels)["alignment"]
+    vectors = rep["vector"][..., :3].reshape(4, 3)
+    torch.testing.assert_close(found, 2 * alignment(vectors, torch.tensor([2, 3, 2, 3])))
+
+
+def test_what_trains_is_not_stored():
+    model = make(category="genres")
+    assert model.encode_item(ITEM).keys() == {"vector", "augmented", "category"}
+    assert model.eval().encode_item(ITEM).keys() == model.encode_query(QUERY).keys() == {"vector"}
+
+
+def test_without_augmenting_it_is_the_two_tower_model():
+    model = make(augment=False, category="genres")
+    assert not any("augmented" in name for name, _ in model.named_parameters())
+    assert model.query_tower[0].in_features == 8
+    assert losses(model, own=False) == {}
+
+
+@pytest.mark.parametrize("config", [PointwiseConfig(), InBatchConfig()])
+def test_it_learns_from_events_and_from_sequences(config):
+    model = make(category="genres", history=HistoryConfig(kind="mean"))
+    items = torch.tensor([1, 2])
+    if config.kind == "in-batch":
+        items = torch.tensor([[1, 2, -1], [0, -1, -1]])
+    examples = Examples(QUERY, items, torch.arange(2), labels=torch.tensor([1.0, 0.0]))
+    found = make_objective(config, ITEM, torch.ones(3), 0)(model, examples)
+    assert {"query mimic", "item mimic", "alignment"} < found.keys()
+    sum(found.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.augmented.table.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"query_id": "age"}, r"needs an id column there; asked for 'age', found \['user'\]"),
+        ({"item_id": "genres"}, r"found \['movie'\]"),
+        ({"category": "movie"}, r"no category or bag of the item; known: \['genres'\]"),
+        ({"layers": ()}, "its towers need layers"),
+    ],
+)
+def test_a_model_that_cannot_be_built_says_why(more, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**more)
+
+
+def test_a_query_without_an_id_cannot_be_augmented():
+    spec = FeatureSpec(columns=tuple(c for c in SPEC.columns if c.name != "user"))
+    with pytest.raises(
+        ConfigError, match="a vector for each query and needs an id column there; asked for 'any'"
+    ):
+        DAT(spec, DATConfig())
