@@ -173,8 +173,17 @@ def _lists(
 
 
 @torch.inference_mode()
-def rank_catalogue(model: Model, items: Batch, task: Task, queries_at_once: int = 1024) -> dict[str, float]:
+def rank_catalogue(model: Model, items: Batch, task: Task) -> dict[str, float]:
     """nDCG@10 and R@10 of a dot or late model over the whole catalogue, seen items masked."""
+    values = evaluate(best_of_catalogue(model, items, task, 10), task.relevant, ["nDCG@10", "R@10"])
+    return {name: average(value).value for name, value in values.items()}
+
+
+@torch.inference_mode()
+def best_of_catalogue(
+    model: Model, items: Batch, task: Task, k: int, queries_at_once: int = 1024
+) -> Tensor:
+    """(Q, k) keys of the items a dot or late model scores highest, seen items masked; no index is built."""
     assert model.kind in ("dot", "late"), model.kind
     device = model.device
     item = model.encode_item(items.to(device))
@@ -186,10 +195,9 @@ def rank_catalogue(model: Model, items: Batch, task: Task, queries_at_once: int 
         def score(first: int, last: int, query: Rep = query) -> Tensor:
             return model.score(query, item.slice(first, last)).float().cpu()
 
-        found = top_k_of(score, len(rows), items.rows, 10, exclude=task.seen.take(rows), fresh=True)
+        found = top_k_of(score, len(rows), items.rows, k, exclude=task.seen.take(rows), fresh=True)
         keys.append(found.keys)
-    values = evaluate(torch.cat(keys), task.relevant, ["nDCG@10", "R@10"])
-    return {name: average(value).value for name, value in values.items()}
+    return torch.cat(keys)
 
 
 class LabelledEvents:
