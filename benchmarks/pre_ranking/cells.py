@@ -111,9 +111,14 @@ def quality(scores: Tensor, labels: Tensor, users: Tensor) -> dict[str, float]:
     }
 
 
+def at_stores(model: Model) -> dict[str, Model]:
+    """The model at every storage depth it offers; one that offers none stores vectors."""
+    return {store: model.at_store(store) for store in model.stores} or {"vectors": model}
+
+
 def costs(model: Model) -> dict[str, dict[str, int]]:
     """Bytes per item and FLOPs per pair at every storage depth on offer."""
-    at = {store: model.at_store(store) for store in model.stores} or {"vectors": model}
+    at = at_stores(model)
     return {
         "bytes_per_item": {store: m.bytes_per_item for store, m in at.items()},
         "flops_per_pair": {store: m.flops_per_pair for store, m in at.items()},

@@ -160,7 +160,7 @@ DATA: dict[str, DataSet] = {
         {"batch_size": 1024},
         BANDIT_CROSSES,
         "campaign",
-        note="A few dozen clicks in the test part: the intervals are wider than any difference between models.",
+        note="A few dozen clicks in the test part: no difference between models can be told from luck.",
     ),
 }
 

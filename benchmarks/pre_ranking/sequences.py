@@ -1,0 +1,135 @@
+"""Next item over the catalogue, MovieLens 1M leave-last-out: a causal tower with dot product and with MoL.
+
+Both share the tower: the mixture starts from the trained two-tower's weights, and so does a two-tower that is
+trained on for as long, so that the comparison is between similarities and not between trainings. One cell is
+a JSON file with the figures and a Parquet file with those of each query, for paired intervals.
+
+    python -m benchmarks.pre_ranking.sequences --data <ml-1m> [--seeds 1 2 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from benchmarks.machine import machine
+from benchmarks.pre_ranking.files import RESULTS, write_json
+from twotower.metrics.ranking import average, evaluate
+from twotower.models.base import Model
+from twotower.models.catalogue import load_model, save_model
+from twotower.pipeline.learning import best_of_catalogue, train_model
+from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.recipe import Recipe
+from twotower.train.events import Event, Validated
+
+CELLS = RESULTS / "sequences"
+RECIPE = Path(__file__).parents[2] / "recipes" / "movielens-1m-leave-last-out.yaml"
+MEASURES = ["nDCG@10", "R@10", "R@100"]
+FURTHER = {"epochs": 6, "learning_rate": 5e-4, "warmup_steps": 100}
+"""What the mixture gets beyond the tower's own training, and the two-tower trained on as well."""
+SYSTEMS = ("two-tower", "two-tower-further", "mol-further")
+NEGATIVES = 512
+
+
+def recipe_of(system: str, seed: int) -> Recipe:
+    """The retriever of the committed recipe, or one that starts from it."""
+    plain = Recipe.load(RECIPE).plain()
+    retriever = plain["models"]["retriever"]
+    if system != "two-tower":
+        retriever["train"] |= FURTHER
+        retriever["objective"] = {"kind": "sampled", "negatives": NEGATIVES}
+    if system == "mol-further":
+        history = retriever["config"]["history"]
+        retriever |= {"model": "mol"}
+        retriever["config"] = {
+            "embedding": retriever["config"]["embedding"],
+            "layers": [],
+            "history": history,
+            "bias": False,
+            "dim": 32,
+        }
+    only = {"models": {"retriever": retriever}, "cascade": [], "baselines": [], "seed": seed}
+    return Recipe.parse(plain | only)
+
+
+def start_from(earlier: Model) -> Any:
+    """Copies the tower: every tensor that both models have, by name."""
+
+    def start(model: Model) -> None:
+        theirs, own = earlier.state_dict(), model.state_dict()
+        shared = {n: t for n, t in theirs.items() if n in own and own[n].shape == t.shape}
+        model.load_state_dict(own | shared)
+
+    return start
+
+
+def run_cell(made: Prepared, system: str, seed: int, weights: Path) -> None:
+    path = CELLS / f"{system}-{seed}.json"
+    if path.exists():
+        return
+    recipe = recipe_of(system, seed)
+    prepared = Prepared(recipe, made.dataset, made.split, made.features)
+    start = None if system == "two-tower" else start_from(load_model(weights / f"two-tower-{seed}"))
+    epochs: list[dict[str, float]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Validated):
+            epochs.append({"epoch": event.epoch, **event.metrics})
+            print(f"{system} seed {seed} epoch {event.epoch}: {event.metrics}", flush=True)
+
+    about, started, cpu = machine(), time.perf_counter(), time.process_time()
+    model, result = train_model(
+        prepared, "retriever", start=start, directory=weights / f"training-{system}-{seed}", events=listen
+    )
+    seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    save_model(model, recipe.models["retriever"].model, weights / f"{system}-{seed}")
+    task = prepared.task("test")
+    values = evaluate(best_of_catalogue(model, prepared.items, task, 100), task.relevant, MEASURES)
+    CELLS.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame({name: v.float().numpy() for name, v in values.items()}).write_parquet(
+        path.with_suffix(".parquet"), compression_level=19
+    )
+    write_json(
+        path,
+        {
+            "data": "ml-1m-leave-last-out",
+            "system": system,
+            "seed": seed,
+            "metrics": {name: average(v).value for name, v in values.items()},
+            "queries": len(task),
+            "valid": epochs,
+            "best_epoch": result.best_epoch,
+            **{name: round(s, 1) for name, s in seconds.items()},
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "bytes_per_item": model.bytes_per_item,
+            "flops_per_pair": model.flops_per_pair,
+            "recipe": recipe.models["retriever"].plain(),
+            "machine": about,
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("TWOTOWER_DATA", ".")) / "ml-1m")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
+    parser.add_argument("--weights", type=Path, default=Path("runs") / "sequences", help="kept between runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    made = Prepared.make(recipe_of("two-tower", 0), options.data, "raise")
+    for system in options.systems:  # the shared tower first
+        for seed in options.seeds:
+            run_cell(made, system, seed, options.weights)
+
+
+if __name__ == "__main__":
+    main()
