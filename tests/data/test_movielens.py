@@ -45,7 +45,8 @@ def write(folder: Path, files: dict[str, str], encoding="latin-1", packed=()) ->
 def test_1m(tmp_path, packed):
     data = MovieLens().read(write(tmp_path, ONE_M, packed=packed))
     assert data.name == "movielens-1m"
-    assert data.events.rows() == [
+    assert data.events["time_exact"].all()  # the original file
+    assert data.events.drop("time_exact").rows() == [
         (1, 10, 5.0, 978300760, 0),
         (2, 10, 3.0, 978300761, 1),
         (1, 30, 4.0, 978300762, 2),

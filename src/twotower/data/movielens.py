@@ -48,7 +48,7 @@ class MovieLens(Config):
     whose genre is "unknown" or "(no genres listed)" has an empty bag.
 
     The ratings of 1M may also come as ``ratings.csv`` with a column ``timestamp_exact`` (1: as published, 0:
-    estimated); it is kept as the bool event column ``time_exact``.
+    estimated); it is kept as the bool event column ``time_exact``, all true for the original file.
     """
 
     reader: Literal["movielens"] = "movielens"
@@ -68,8 +68,8 @@ class MovieLens(Config):
         source = _Source(path, on_error)
         events, users, movies = {"100k": _read_100k, "1m": _read_1m, "latest": _read_latest}[variant](source)
         notes = list(source.notes)
-        if TIME_EXACT in events.columns:
-            estimated = len(events) - int(events[TIME_EXACT].sum())
+        estimated = int((~events[TIME_EXACT]).sum()) if TIME_EXACT in events.columns else 0
+        if estimated:
             notes.append(
                 f"{estimated:,} of {len(events):,} ratings have an estimated time (time_exact is false)"
             )
@@ -155,7 +155,7 @@ def _read_1m(source: _Source) -> Tables:
     columns = _rating_columns("user_id", "movie_id")
     if ratings.name.startswith("ratings.dat"):
         form = Form("::", quoted=False, names=("user_id", "movie_id", "rating", "timestamp"))
-        events = source.table(ratings, form, columns)
+        events = source.table(ratings, form, columns).with_columns(pl.lit(True).alias(TIME_EXACT))
     else:
         exact = Column(TIME_EXACT, "integer", "timestamp_exact", required=True)
         events = source.table(ratings, _CSV, (*columns, exact)).with_columns(pl.col(TIME_EXACT) == 1)
