@@ -7,7 +7,8 @@
 The FM part splits exactly: what lies within a side is summed ahead, and all pairs across the sides are one
 inner product of the sides' sums (`twotower.nn.fm`). The network's first layer splits as any.
 
-Differs from the paper: a bag is one field, the mean of its values. A pooled history is a field without a
+Differs from the paper: field vectors start short (the paper does not say how). A bag is one field, the mean
+of its values. A pooled history is a field without a
 first-order weight. With pair fields the second order has a learned weight that starts at zero, so that the
 first scores are the pair's own.
 
@@ -29,6 +30,10 @@ from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
 
 
+START = 0.1
+"""Length of the field vectors at the start, compared with other models'."""
+
+
 class DeepFMConfig(DeepConfig):
     pass
 
@@ -43,6 +48,9 @@ class DeepFM(Joint):
         self.out = nn.Linear(config.layers[-1], 1)
         self.second_weight = nn.Parameter(torch.zeros(())) if config.pair else None
         self.start_from_pair(self.out)
+        with torch.no_grad():  # at full size the second order of random vectors would drown the first epochs
+            for parameter in self.inputs.embeddings.parameters():
+                parameter.mul_(START)
 
     def query_beside(self, query: Batch) -> Rep:
         return Rep(linear=self.linear.query(query))
