@@ -7,10 +7,9 @@
 The FM part splits exactly: what lies within a side is summed ahead, and all pairs across the sides are one
 inner product of the sides' sums (`twotower.nn.fm`). The network's first layer splits as any.
 
-Differs from the paper: field vectors start short (the paper does not say how). A bag is one field, the mean
-of its values. A pooled history is a field without a
-first-order weight. With pair fields the second order has a learned weight that starts at zero, so that the
-first scores are the pair's own.
+Differs from the paper: field vectors start short (it does not say how). A bag is one field, the mean of its
+values. A pooled history is a field without a first-order weight. With pair fields the second order has a
+learned weight that starts at zero, so that the first scores are the pair's own.
 
 Letters: Q queries, C shared or K own candidates, F fields, E embedding.
 """
@@ -28,7 +27,6 @@ from twotower.nn.linear_part import LinearPart
 from twotower.nn.split_mlp import SplitMLP
 from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
-
 
 START = 0.1
 """Length of the field vectors at the start, compared with other models'."""
