@@ -60,7 +60,10 @@ def test_ranking_the_catalogue_is_the_retrievers_own_order(trained, prepared):
     found = retrieve.run(request_of(task), None, 10)
     values = evaluate(found.keys, task.relevant, ["nDCG@10", "R@10"])
     expected = {name: average(value).value for name, value in values.items()}
-    assert rank_catalogue(retrieve.model, prepared.items, task, queries_at_once=9) == pytest.approx(expected)
+    assert rank_catalogue(retrieve.model, prepared.items, task) == pytest.approx(expected)
+    assert torch.equal(
+        best_of_catalogue(retrieve.model, prepared.items, task, 10, queries_at_once=9), found.keys
+    )
 
 
 def test_a_late_model_learns_to_rank_the_catalogue_from_sequences(tiny):
@@ -79,7 +82,8 @@ def test_a_late_model_learns_to_rank_the_catalogue_from_sequences(tiny):
     scores[task.seen.row_of_value(), task.seen.values] = -torch.inf
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :10]
     expected = {n: average(v).value for n, v in evaluate(best, task.relevant, ["nDCG@10", "R@10"]).items()}
-    assert rank_catalogue(model, prepared.items, task, queries_at_once=9) == pytest.approx(expected)
+    assert rank_catalogue(model, prepared.items, task) == pytest.approx(expected)
+    assert torch.equal(best_of_catalogue(model, prepared.items, task, 10, queries_at_once=9), best)
     assert result.best_value == pytest.approx(expected["nDCG@10"])
 
 
