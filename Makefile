@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench bench-models docs clean
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
 
 demo: $(READY)            ## train and measure a cascade on the embedded data; ends with the funnel
 	$(BIN)/twotower run recipes/demo.yaml
@@ -22,6 +22,10 @@ lint: $(READY)            ## style and types
 bench: $(READY)           ## full-size measurements (hours); results land in benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
+
+bench-models: $(READY)    ## search, train and measure all pre-ranking models; docs/benchmarks says what came out
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m benchmarks.pre_ranking
 
 docs: $(READY)            ## run every code block of README.md and docs/; check the table of recipe keys
 	$(BIN)/python docs/make_recipe_reference.py --check

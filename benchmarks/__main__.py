@@ -1,4 +1,4 @@
-"""Run all benchmarks one after another, or those that are named: ``python -m benchmarks [name ...]``.
+"""Run the benchmarks one after another, or those that are named: ``python -m benchmarks [name ...]``.
 
 ``python -m benchmarks --list`` says what each one asks. One that fails does not stop the others; the exit
 code then is 1.
@@ -15,12 +15,16 @@ from pathlib import Path
 
 SUPPORT = {"machine", "tastes", "training_forms", "make_large"}
 """Modules that answer no question of their own."""
+LONG = {"pre_ranking"}
+"""Takes days: runs when it is named, or by its own target of make."""
 
 
 def questions() -> dict[str, str]:
     """Name of each benchmark -> the first line of its docstring, without importing anything."""
-    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
-    texts = {file.stem: file.read_text(encoding="utf-8") for file in files if file.stem not in SUPPORT}
+    here = Path(__file__).parent
+    files = {file.stem: file for file in here.glob("[!_]*.py")}
+    files |= {main.parent.name: main.with_name("__init__.py") for main in here.glob("*/__main__.py")}
+    texts = {name: files[name].read_text(encoding="utf-8") for name in sorted(files) if name not in SUPPORT}
     return {
         name: (ast.get_docstring(ast.parse(text)) or name).partition("\n")[0] for name, text in texts.items()
     }
@@ -29,7 +33,9 @@ def questions() -> dict[str, str]:
 def main() -> None:
     known = questions()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"default all: {', '.join(known)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"default all but {', '.join(LONG)}: {', '.join(known)}"
+    )
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in known]
@@ -39,7 +45,7 @@ def main() -> None:
         print("\n".join(f"{name:24}{question}" for name, question in known.items()))
         return
     failed = []
-    for name in args.names or known:
+    for name in args.names or [name for name in known if name not in LONG]:
         print(f"== {name}: {known[name]}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False)

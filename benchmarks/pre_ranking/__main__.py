@@ -1,27 +1,46 @@
 """The benchmark of pre-ranking and ranking models, step by step; every step skips what is already there.
 
+    python -m benchmarks.pre_ranking                         # all of it, one step after the other: days
     python -m benchmarks.pre_ranking search [--models ...] [--jobs 2]
     python -m benchmarks.pre_ranking seeds --data ml-1m-hash [--models ...] [--jobs 2]
     python -m benchmarks.pre_ranking cost                    # on a quiet machine: it takes times
     python -m benchmarks.pre_ranking tsne
     python -m benchmarks.pre_ranking page                    # docs/benchmarks, from the files that are there
 
-The data root is the folder that TWOTOWER_DATA names. `benchmarks.pre_ranking.replication` runs by itself.
+The data root is the folder that TWOTOWER_DATA names. The other parts of the page are commands of their own:
+`benchmarks.pre_ranking.replication`, and `benchmarks.pre_ranking.learning`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
+from importlib.util import find_spec
 
 from benchmarks.pre_ranking.jobs import Task, run_all
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in every job
 
 
+HERE = "benchmarks.pre_ranking"
+STEPS: tuple[tuple[str, ...], ...] = (  # of a whole run; the search comes before all that uses its settings
+    (HERE, "search"),
+    (HERE, "seeds"),
+    (HERE, "tsne"),
+    (f"{HERE}.replication",),
+    (f"{HERE}.learning",),
+    (HERE, "cost"),  # last of the measurements: nothing runs beside it
+    (HERE, "page"),
+)
+
+
 def main() -> None:
     options = _options()
     match options.step:
+        case None:
+            _run_all_steps()
         case "cost":
             from benchmarks.pre_ranking.cost import measure_costs
 
@@ -37,6 +56,18 @@ def main() -> None:
         case _:
             if run_all(_tasks(options), options.jobs):
                 raise SystemExit(1)
+
+
+def _run_all_steps() -> None:
+    """Each step in a process of its own; one that fails does not stop the others."""
+    failed = []
+    for module, *arguments in STEPS:
+        if find_spec(module) is None:
+            continue
+        done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
+        failed += [" ".join([module, *arguments])] * bool(done.returncode)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
@@ -76,7 +107,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    steps = parser.add_subparsers(dest="step", required=True)
+    steps = parser.add_subparsers(dest="step")
     own = [name for name, model in MODELS.items() if model.searched and not model.tuned_as]
     step = steps.add_parser("search", help="settings of each model, by validation log loss")
     step.add_argument("--data", default=SEARCH_DATA, choices=DATA)

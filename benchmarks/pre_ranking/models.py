@@ -122,6 +122,9 @@ ALL: dict[str, Competitor] = {
             _without("int-tower-last", INT_TOWER, {"fe_layers": "last"}, "FE-Block on the last layer only"),
             _without("int-tower-no-cir", INT_TOWER, {"cir": 0.0}, "without CIR"),
             _without("int-tower-no-scale", INT_TOWER, {"scale": False}, "without learned layer weights"),
+            _without("dat-no-augment", DAT, {"augment": False}, "without augmented vectors: a two-tower"),
+            _without("dat-no-mimic", DAT, {"mimic": 0.0}, "without mimic losses"),
+            _without("dat-no-alignment", DAT, {"category": None}, "without category alignment"),
         ]
     ),
 }

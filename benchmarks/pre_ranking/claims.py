@@ -1,0 +1,90 @@
+"""What papers claim of these models, and what our intervals say to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.pre_ranking.intervals import Difference
+from benchmarks.pre_ranking.results import Results, values
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``better`` has the higher AUC than ``worse``."""
+
+    text: str
+    better: str
+    worse: str
+    by: str
+
+
+INT_TOWER, COLD, OURS = "IntTower", "COLD", "this page"
+CLAIMS = (
+    Claim("DAT beats the two-tower", "dat", "two-tower", "DAT, IntTower"),
+    Claim("IntTower beats DAT", "int-tower", "dat", INT_TOWER),
+    Claim("IntTower beats the two-tower", "int-tower", "two-tower", INT_TOWER),
+    Claim("IntTower beats COLD", "int-tower", "cold", INT_TOWER),
+    Claim("Light-SE helps IntTower", "int-tower", "int-tower-no-gate", INT_TOWER),
+    Claim("Light-SE beats SENET in it", "int-tower", "int-tower-senet", INT_TOWER),
+    Claim("FE-Block helps it", "int-tower", "int-tower-dot", INT_TOWER),
+    Claim("FE-Block on all layers beats the last alone", "int-tower", "int-tower-last", INT_TOWER),
+    Claim("CIR helps it", "int-tower", "int-tower-no-cir", INT_TOWER),
+    Claim("learned layer weights help it", "int-tower", "int-tower-no-scale", OURS),
+    Claim("DAT's augmented vectors help", "dat", "dat-no-augment", "DAT"),
+    Claim("DAT's mimic losses help", "dat", "dat-no-mimic", "DAT"),
+    Claim("DAT's category alignment helps", "dat", "dat-no-alignment", "DAT"),
+    Claim("COLD beats the two-tower", "cold", "two-tower", f"{COLD}, IntTower"),
+    Claim("DCN beats COLD", "dcn", "cold", INT_TOWER),
+    Claim("IntTower beats DCN", "int-tower", "dcn", INT_TOWER),
+    Claim("DCN-V2 beats DCN", "dcn-v2", "dcn", "DCN-V2"),
+    Claim("MoL beats the inner product", "mol", "two-tower", "MoL"),
+    Claim("FIT beats IntTower", "fit", "int-tower", "FIT"),
+    Claim("a pooled history helps the two-tower", "two-tower-pooling", "two-tower", OURS),
+    Claim("a pooled history helps DCN-V2", "dcn-v2-pooling", "dcn-v2", OURS),
+    Claim("DIN's attention beats pooling in DCN-V2", "din", "dcn-v2-pooling", OURS),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim on one data set."""
+
+    claim: Claim
+    auc: Difference
+    log_loss: Difference
+    agreeing: int  # seeds whose own difference in AUC has the sign of the mean
+    seeds: int
+
+    @property
+    def word(self) -> str:
+        """What the interval of the AUC says; seeds must agree."""
+        if self.auc.sign == 0 or self.agreeing < self.seeds:
+            return "not told apart"
+        return "confirmed" if self.auc.sign > 0 else "refuted"
+
+
+def judge(results: Results, data: str) -> list[Verdict]:
+    """All claims of which both models have cells of a common seed."""
+    draws, found = results.draws(data), []
+    if draws is None:
+        return []
+    for claim in CLAIMS:
+        seeds = results.seeds(data, claim.better, claim.worse)
+        if not seeds:
+            continue
+        auc, loss = (draws.difference(claim.better, claim.worse, seeds, m) for m in ("AUC", "log loss"))
+        pairs = [_auc_by_seed(results, data, model, seeds) for model in (claim.better, claim.worse)]
+        agreeing = sum((a - b) * auc.mean > 0 for a, b in zip(*pairs, strict=True))
+        found.append(Verdict(claim, auc, loss, agreeing, len(seeds)))
+    return found
+
+
+def missing(results: Results, data: str) -> list[str]:
+    """Models that a claim needs and the data set has no cell of."""
+    needed = [model for claim in CLAIMS for model in (claim.better, claim.worse)]
+    return [model for model in dict.fromkeys(needed) if not results.of(data, model)]
+
+
+def _auc_by_seed(results: Results, data: str, model: str, seeds: list[int]) -> list[float]:
+    cells = [cell for cell in results.of(data, model) if cell["seed"] in seeds]
+    return values(sorted(cells, key=lambda cell: int(cell["seed"])), "test", "AUC")

@@ -1,0 +1,425 @@
+"""The texts and tables of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.pre_ranking.claims import Verdict
+from benchmarks.pre_ranking.data import DATA
+from benchmarks.pre_ranking.intervals import SAMPLES
+from benchmarks.pre_ranking.models import MODELS
+from benchmarks.pre_ranking.results import Cell, Results, fastest, mean, spread, values
+from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
+
+LEARNING = (
+    "The same pre-ranker on the candidates that the retriever serves, taught in different ways: by exposures "
+    "alone, by the softmax over the catalogue, by samples of the full stage, by the ranker. What counts is "
+    "not AUC on exposures but which of the served candidates it keeps."
+)
+SEQUENCES = (
+    "MovieLens 1M, the last item of a user tested, the one before it validation, the whole catalogue ranked "
+    "without what the user had seen: a mixture of logits against the inner product on the same tower."
+)
+REPLICATION = (
+    "## Replication: the published IntTower protocol, with and without its leaks\n\n"
+    "The script published with IntTower shows rows statistics that hold their own label, and stops training "
+    "on movies never seen. `published` keeps all of that, `clean` none; the rows between have one leak each "
+    "(`python -m benchmarks.pre_ranking.replication --help` says what each stands for, and what is smaller "
+    "than published). The first row of a block is what the leaked means reach without any model."
+)
+
+
+def opening(results: Results) -> str:
+    lines = [
+        "# Which model before ranking?",
+        "Two towers, what goes beyond them, and the rankers behind them: one contract, one protocol, one "
+        "search. The page is made by `make bench-models` from the JSON files below "
+        "`benchmarks/results/pre_ranking`, and every number on it comes from them.",
+        "## Protocol",
+        "- **Labels**: MovieLens ratings 4 and 5 are positive, 1 and 2 negative, 3 is left out; clicks "
+        "elsewhere. No statistic of a label is a feature.\n"
+        "- **Parts**: 80 % train, 10 % validation, 10 % test; by a hash of the pair, or by time. Features "
+        "and vocabularies are fitted on training rows.\n"
+        "- **History**: a user's positive training rows strictly before the event's own second, at most "
+        "50; only models whose row says so read it. The estimated times in our copy of MovieLens 1M (all of "
+        "ratings 1 to 3, one moment per user) would tell the label to such a model; they are drawn "
+        "anew from the user's exact times.\n"
+        f"- **Settings**: the same search for every model, {TRIALS} trials on the validation part of "
+        f"`{SEARCH_DATA}`, seed 0, chosen by log loss; reused on all other data. Variants with a history and "
+        "ablations take the settings of the model they vary. Test parts were read once per cell.\n"
+        "- **Capacity**: embeddings of 16, towers of 256-64, networks of 256-256; IntTower, MoL and FIT "
+        "keep at most 512 bytes per item.\n"
+        "- **Spread**: mean ± standard deviation over seeds, which change initialisation and batch order. "
+        f"**Intervals**: 95 % by a paired bootstrap over users ({SAMPLES:,} samples) of the mean over "
+        "seeds.\n"
+        "- **GAUC**: AUC within users, weighted by their events. **ECE**: calibration error in 15 bins of "
+        "equal mass. FLOPs count matrix products alone.",
+    ]
+    rows = []
+    for data, about in DATA.items():
+        cells = [cell for group in results.cells.get(data, {}).values() for cell in group]
+        events = next((cell["events"] for cell in cells if "train" in cell["events"]), None)
+        known = results.events(data)
+        if events is None or known is None:
+            continue
+        rows.append(
+            [
+                f"`{data}`",
+                about.title,
+                *(f"{events[part]:,}" for part in ("train", "valid", "test")),
+                f"{int(known[0].sum()):,}",
+            ]
+        )
+    head = ["data", "", "train", "valid", "test", "positives in test"]
+    return "\n\n".join([*lines, markdown(head, rows, left=2)])
+
+
+# targets ---------------------------------------------------------------------------------------------------
+
+
+def targets(results: Results) -> str:
+    """What was aimed at on the hash split, and what came of it; models are chosen by validation."""
+    cells = {n: c for n, c in results.cells.get(SEARCH_DATA, {}).items() if MODELS[n].ablates is None}
+    groups: list[tuple[str, float, float | None, list[str]]] = [
+        ("best ranker", 0.9025, 0.3095, [n for n in cells if not MODELS[n].decoupled]),
+        (
+            "best pre-ranker of two towers, at most 512 bytes per item",
+            0.9010,
+            None,
+            [n for n in cells if MODELS[n].decoupled and _bytes(cells[n]) <= 512],
+        ),
+        (
+            "IntTower, at most 128 floats per item",
+            0.8995,
+            None,
+            [n for n in cells if MODELS[n].model == "int-tower" and _bytes(cells[n]) <= 512],
+        ),
+        ("IntTower without a history", 0.8995, None, [n for n in cells if n == "int-tower"]),
+        ("logistic regression", 0.8735, None, [n for n in cells if n == "logistic-regression"]),
+    ]
+    rows = []
+    for what, auc, loss, names in groups:
+        aim = f"AUC ≥ {auc:.4f}" + (f", log loss ≤ {loss:.4f}" if loss else "")
+        if not names:
+            rows.append([what, aim, "-", "-", "no cells yet"])
+            continue
+        name = min(names, key=lambda n: mean(cells[n], "valid", "log loss"))
+        got = [values(cells[name], "test", figure) for figure in ("AUC", "log loss")]
+        found = [sum(numbers) / len(numbers) for numbers in got]
+        reached = found[0] >= auc and (loss is None or found[1] <= loss)
+        rows.append(
+            [what, aim, f"`{name}`", ", ".join(map(spread, got)), "**reached**" if reached else "missed"]
+        )
+    best = _best_system(results.systems("sequences"), "nDCG@10")
+    if best is not None:
+        name, figures = best
+        reached = figures.get("R@10", 0) >= 0.31 and figures["nDCG@10"] >= 0.18
+        got_text = f"{figures.get('R@10', float('nan')):.4f}, {figures['nDCG@10']:.4f}"
+        rows.append(
+            [
+                "best sequence two-tower, leave-last-out",
+                "R@10 ≥ 0.31, nDCG@10 ≥ 0.18",
+                f"`{name}`",
+                got_text,
+                _word(reached),
+            ]
+        )
+    text = (
+        "Aims were set before the runs. The model of a row is chosen by validation log loss; its figures are "
+        "of the test part."
+    )
+    return f"## What was aimed at\n\n{text}\n\n" + markdown(
+        ["", "aim", "model", "AUC, log loss (or as aimed)", ""], rows, left=5
+    )
+
+
+def _word(reached: bool) -> str:
+    return "**reached**" if reached else "missed"
+
+
+def _bytes(cells: list[Cell]) -> int:
+    """Bytes per item at the deepest store."""
+    return int(list(cells[0]["bytes_per_item"].values())[-1])
+
+
+def _best_system(cells: list[Cell], figure: str) -> tuple[str, dict[str, float]] | None:
+    able = [cell for cell in cells if figure in cell["metrics"]]
+    if not able:
+        return None
+    means = {
+        system: {
+            name: sum(c["metrics"][name] for c in own) / len(own)
+            for name in own[0]["metrics"]
+            if isinstance(own[0]["metrics"][name], int | float)
+        }
+        for system in dict.fromkeys(c["system"] for c in able)
+        if (own := [c for c in able if c["system"] == system])
+    }
+    best = max(means, key=lambda system: means[system][figure])
+    return best, means[best]
+
+
+# models ----------------------------------------------------------------------------------------------------
+
+
+def table(results: Results, data: str) -> str:
+    """Every model on one data set, the best log loss first; ablations have a table of their own."""
+    about, truth = DATA[data], results.truth(data)
+    cells = {n: c for n, c in results.cells[data].items() if MODELS[n].ablates is None}
+    head = ["model", "AUC", "log loss", "GAUC", "ECE", "parameters", "epochs", "CPU min", "seeds"]
+    if truth:
+        head[4:4] = ["share of the possible", "of GAUC"]
+    rows = []
+    for name in sorted(cells, key=lambda n: mean(cells[n], "test", "log loss")):
+        own = cells[name]
+        figures = [spread(values(own, "test", f)) for f in ("AUC", "log loss", "GAUC", "ECE")]
+        if truth:
+            figures[3:3] = [
+                f"{(mean(own, 'test', f) - 0.5) / (float(truth['test'][f]) - 0.5):.1%}"
+                for f in ("AUC", "GAUC")
+            ]
+        rows.append(
+            [
+                _named(name),
+                *figures,
+                f"{own[0]['parameters']:,}",
+                f"{mean(own, 'best_epoch'):.0f}",
+                f"{mean(own, 'cpu_seconds') / 60:.1f}",
+                str(len(own)),
+            ]
+        )
+    if truth:
+        figures = [f"{truth['test'][f]:.4f}" for f in ("AUC", "log loss", "GAUC", "ECE")]
+        figures[3:3] = ["100 %", "100 %"]
+        rows.insert(0, ["*the truth*", *figures, "-", "-", "-", "-"])
+    parts = [f"### {about.title} (`{data}`)", about.note, markdown(head, rows)]
+    draws = results.draws(data)
+    if draws is not None and cells:
+        name = min(cells, key=lambda n: mean(cells[n], "valid", "log loss"))
+        value = draws.value(name, results.seeds(data, name), "AUC")
+        parts.append(
+            f"The AUC of `{name}`, best in validation, is {value.mean:.4f}, with users drawn anew "
+            f"{value.low:.4f} to {value.high:.4f}; differences between models are narrower (below)."
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def costs(results: Results) -> str:
+    """Time, bytes and FLOPs at every storage depth."""
+    if not results.costs:
+        return ""
+    rows = []
+    for name in results.costs:
+        quickest = fastest(results.costs[name])[0]
+        for store, cost in results.costs[name]["stores"].items():
+            us = cost["us_per_candidate"]
+            rows.append(
+                [
+                    _named(name),
+                    f"**{store}**" if store == quickest else store,
+                    f"{cost['bytes_per_item']:,}",
+                    f"{cost['flops_per_pair']:,}",
+                    f"{us['1000']:.3g}",
+                    f"{us['10000']:.3g}",
+                    f"{us['1000'] + cost['us_per_query'] / 1000:.3g}",
+                    f"{us['10000'] + cost['us_per_query'] / 10000:.3g}",
+                    f"{cost['us_per_query']:,.0f}",
+                ]
+            )
+    head = ["model", "stored", "bytes per item", "FLOPs per pair", "µs at 1k", "µs at 10k"]
+    head += ["with query, 1k", "with query, 10k", "µs per query"]
+    about = next(iter(results.costs.values()))
+    text = (
+        "Microseconds per candidate on one thread: one query, its own 1,000 or 10,000 candidates taken from "
+        f"a table of {about['catalogue']:,} items and scored; the query tower once per request, apart and "
+        f"included. Medians of {about['rounds']} rounds in which all take turns; features of MovieLens 1M, "
+        "fresh weights. The fastest depth is bold; scores are the same at all of them."
+    )
+    return f"{text}\n\n" + markdown(head, rows, left=2)
+
+
+# claims ----------------------------------------------------------------------------------------------------
+
+
+def claims(verdicts: dict[str, list[Verdict]]) -> str:
+    """The verdicts on the data of the search, then the differences elsewhere."""
+    here = verdicts.get(SEARCH_DATA, [])
+    if not here:
+        return "No pair of models has its cells yet."
+    head = ["claim", "by", "AUC", "log loss", "seeds that agree", "verdict"]
+    rows = [
+        [
+            v.claim.text,
+            v.claim.by,
+            str(v.auc),
+            str(v.log_loss),
+            f"{v.agreeing} of {v.seeds}",
+            f"**{v.word}**" if v.word != "not told apart" else v.word,
+        ]
+        for v in here
+    ]
+    parts = [
+        "`ml-1m-hash`: the first model of a claim minus the second, 95 % intervals. Confirmed or refuted "
+        "when the interval of the AUC leaves zero out *and* every seed has the same sign.",
+        markdown(head, rows, left=2),
+    ]
+    others = [data for data in verdicts if data != SEARCH_DATA and verdicts[data]]
+    if others:
+        known = {(data, v.claim): v for data in others for v in verdicts[data]}
+        listed = dict.fromkeys(v.claim for data in others for v in verdicts[data])
+        rows = [[claim.text, *(_short(known.get((data, claim))) for data in others)] for claim in listed]
+        parts += [
+            "The same differences in AUC elsewhere; bold where the verdict is clear.",
+            markdown(["claim", *(f"`{data}`" for data in others)], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def _short(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "-"
+    text = str(verdict.auc)
+    return text if verdict.word == "not told apart" else f"**{text}**"
+
+
+def ablations(results: Results) -> str:
+    """Each model's parts taken out one by one."""
+    cells = results.cells.get(SEARCH_DATA, {})
+    rows = []
+    for name in dict.fromkeys(m.ablates for m in MODELS.values() if m.ablates):
+        parts = [name, *(n for n, m in MODELS.items() if m.ablates == name)]
+        for part in parts:
+            if name in cells and part in cells:
+                own = cells[part]
+                rows.append(
+                    [
+                        f"`{part}`",
+                        MODELS[part].note or "complete",
+                        *(spread(values(own, "test", f)) for f in ("AUC", "log loss", "GAUC")),
+                        f"{_bytes(own):,}",
+                    ]
+                )
+    if not rows:
+        return ""
+    head = ["model", "", "AUC", "log loss", "GAUC", "bytes per item"]
+    text = "All with the settings found for the complete model. Intervals of the differences are above."
+    return f"## Ablations\n\n{text}\n\n" + markdown(head, rows, left=2)
+
+
+def search(results: Results) -> str:
+    """Every trial's worth: what was chosen, and how far the trials lie apart."""
+    rows = []
+    for name, trials in results.trials.items():
+        whole = [t for t in trials if t["state"] == "COMPLETE"]
+        if not whole:
+            continue
+        best = min(whole, key=lambda t: float(t["log loss"]))
+        losses = values(whole, "log loss")
+        p = best["params"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{len(trials)} ({len(trials) - len(whole)})",
+                f"{best['log loss']:.4f}",
+                f"{max(losses):.4f}",
+                f"{best['AUC']:.4f}",
+                f"{p['embedding_weight_decay']:.1e}",
+                f"{p['dropout']:g}" if MODELS[name].reads_dropout else "-",
+                f"{p['learning_rate']:g}",
+                f"{sum(float(t.get('cpu_seconds', t['seconds'])) for t in trials) / 60:.0f}",
+            ]
+        )
+    if not rows:
+        return ""
+    head = ["model", "trials (cut short)", "best log loss", "worst", "its AUC"]
+    head += ["embedding decay", "dropout", "learning rate", "CPU min"]
+    text = (
+        "On the validation part of `ml-1m-hash`; each trial is a file in `results/pre_ranking/search`, with "
+        "the figures of every epoch. The worst is that of the trials that ran to their end."
+    )
+    return f"## The search\n\n{text}\n\n" + markdown(head, rows)
+
+
+# systems, vectors, machines ------------------------------------------------------------------------------
+
+
+def systems(cells: list[Cell], title: str, text: str) -> str:
+    """Cells of the form {"data", "system", "seed", "metrics"}: a table per data set."""
+    if not cells:
+        return ""
+    parts = [title, text]
+    for data in dict.fromkeys(cell["data"] for cell in cells):
+        own = [cell for cell in cells if cell["data"] == data]
+        names = list(dict.fromkeys(name for cell in own for name in cell["metrics"]))
+        rows = []
+        for system in dict.fromkeys(cell["system"] for cell in own):
+            group = [cell for cell in own if cell["system"] == system]
+            figures = [[cell["metrics"][name] for cell in group if name in cell["metrics"]] for name in names]
+            rows.append([f"`{system}`", *map(_figure, figures), str(len(group))])
+        about = f"### {DATA[data].title if data in DATA else data}"
+        parts += [about, markdown(["system", *names, "seeds"], rows)]
+    return "\n\n".join(parts)
+
+
+def _figure(found: list[Any]) -> str:
+    """Mean ± spread of numbers; of a figure with an interval, each seed's own."""
+    numbers = [value for value in found if isinstance(value, int | float)]
+    if numbers:
+        return spread([float(value) for value in numbers])
+    texts = [
+        f"{v['mean']:.4f} [{v['low']:.4f}, {v['high']:.4f}]" if isinstance(v, dict) else str(v) for v in found
+    ]
+    return "; ".join(texts) or "-"
+
+
+def tsne(content: dict[str, Any]) -> str:
+    head = ["model", "item vector alone", "user x item, entry by entry", "pairs"]
+    rows = [
+        [f"`{name}`", f"{probe['item']:.1%}", f"{probe['product']:.1%}", f"{probe['pairs']:,}"]
+        for name, probe in content["models"].items()
+    ]
+    return (
+        "## What the vectors look like\n\n"
+        f"{content['about']} The probe is a logistic regression, five folds over users; half of the pairs "
+        "are liked, so that 50 % is chance.\n\n" + markdown(head, rows)
+    )
+
+
+def machines(results: Results) -> str:
+    """On what and from which commits the cells were made."""
+    cells = [cell for models in results.cells.values() for group in models.values() for cell in group]
+    cells += [t for trials in results.trials.values() for t in trials]
+    cells += list(results.costs.values())
+    if not cells:
+        return ""
+    about = [cell["machine"] for cell in cells]
+    commits = sorted({m["commit"] for m in about})
+    seeds = sorted({int(cell["seed"]) for cell in cells if "seed" in cell})
+    rows = [
+        ["CPU", "; ".join(sorted({f"{m['cpu']}, {m['cores']} cores, {m['ram_gib']} GiB" for m in about}))],
+        ["torch", ", ".join(sorted({m["torch"] for m in about}))],
+        ["seeds", ", ".join(map(str, seeds)) + " (search: 0)"],
+        ["commits", ", ".join(f"`{commit}`" for commit in commits)],
+        ["dates", f"{min(m['date'] for m in about)[:10]} to {max(m['date'] for m in about)[:10]}"],
+        ["files", f"{len(cells):,}"],
+        ["command", "`make bench-models` (with `TWOTOWER_DATA` naming the folder of the data)"],
+    ]
+    return "## Where the numbers come from\n\n" + markdown(["", ""], rows, left=2)
+
+
+def _named(name: str) -> str:
+    reads = "history" in MODELS[name].config or MODELS[name].model == "din"
+    return f"`{name}`" + (" (history)" if reads else "")
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table; the first columns are aligned left, the others right.
+
+    >>> print(markdown(["a", "b"], [["x", "1"]]))
+    | a | b |
+    | --- | --: |
+    | x | 1 |
+    """
+    line = ["---" if place < left else "--:" for place in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, line, *rows])
