@@ -121,5 +121,5 @@ def test_a_history_may_leave_out_events_by_a_yes_or_no_column(tiny, prepared):
     events = plain.split.train.with_row_index("n").with_columns(sure=pl.col("n") % 3 > 0).drop("n")
     past = plain.past(events)
     assert len(past.history) == int(events["sure"].sum())
-    with pytest.raises(ConfigError, match="history.only: 'sure' is no yes/no column"):
+    with pytest.raises(ConfigError, match=r"history\.only: 'sure' is no yes/no column"):
         plain.past(plain.split.train)

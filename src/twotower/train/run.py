@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from twotower.config import nearest
 from twotower.errors import ConfigError, TrainingError
+from twotower.train.average import Average
 from twotower.train.bad_batch import describe, save_batch
 from twotower.train.events import EpochEnded, Listener, Saved, Started, Step, Stopped, Validated
 from twotower.train.interrupts import Interrupted, Interrupts
@@ -64,8 +66,16 @@ class Run(Generic[M, E]):
         self._rate_factor(settings.warmup_steps)  # a schedule without an end is refused before any work
         model.to(self.device)
         self.optimizer = Optimizer(model, settings)
+        self.average = Average(model, settings.average) if settings.average else None
         self.snapshots = Snapshots(
-            model, self.optimizer, objective, settings, self.device, self.steps_per_epoch, directory
+            model,
+            self.optimizer,
+            self.average,
+            objective,
+            settings,
+            self.device,
+            self.steps_per_epoch,
+            directory,
         )
         self.interrupts = Interrupts()
         self.standing = Standing()
@@ -118,6 +128,8 @@ class Run(Generic[M, E]):
         factor = self._rate_factor(self.standing.step)
         self.optimizer.step(factor)
         self.standing.count(losses, len(examples))
+        if self.average is not None:
+            self.average.update(self.standing.step)
         self._unreported.count(losses, len(examples))
         seconds = self._lap()
         self.standing.train_seconds += seconds
@@ -138,11 +150,18 @@ class Run(Generic[M, E]):
 
     def validate(self) -> None:
         """Measure, note, keep the best, lose patience; nothing when there is no validation."""
-        if self.validator is None:
-            return
+        if self.validator is not None:
+            with self._as_served():
+                self._validate(self.validator)
+
+    def _as_served(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that would be kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def _validate(self, validator: Callable[[M], Mapping[str, float]]) -> None:
         self.model.eval()
         with torch.no_grad():
-            metrics = {name: float(value) for name, value in self.validator(self.model).items()}
+            metrics = {name: float(value) for name, value in validator(self.model).items()}
         self.model.train()
         standing, metric = self.standing, self.settings.metric or next(iter(metrics), "")
         if metric not in metrics:
@@ -207,7 +226,8 @@ class Run(Generic[M, E]):
             standing.note({})
         if standing.best_step is None:  # nothing was measured: the last state is the one to keep
             standing.best_step, standing.best_epoch = standing.step, standing.shown_epoch
-            self.snapshots.keep_best(standing.step)
+            with self._as_served():
+                self.snapshots.keep_best(standing.step)
         if not self._was_over:
             self._save()
         self.snapshots.load_best(standing.best_step)

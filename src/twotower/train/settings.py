@@ -60,6 +60,13 @@ class TrainSettings(Config):
     warmup_steps: NonNegativeInt = 0
     clip_norm: PositiveFloat | None = None
 
+    average: float | None = Option(
+        None,
+        gt=0,
+        lt=1,
+        description="decay per step of averaged weights, which then are validated and kept; about .998",
+    )
+
     precision: Literal["fp32", "bf16"] = "fp32"
     device: str = "auto"
     seed: int = 0

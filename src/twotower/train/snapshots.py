@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import MismatchError
+from twotower.train.average import Average
 from twotower.train.checkpoint import load_tree, save_tree
 from twotower.train.optimizers import Optimizer
 from twotower.train.precision import random_state, restore_random_state
@@ -41,13 +42,14 @@ class Snapshots:
         self,
         model: nn.Module,
         optimizer: Optimizer,
+        average: Average | None,
         objective: object,
         settings: TrainSettings,
         device: torch.device,
         steps_per_epoch: int | None,
         directory: Path | None,
     ) -> None:
-        self.model, self.optimizer, self.objective = model, optimizer, objective
+        self.model, self.optimizer, self.average, self.objective = model, optimizer, average, objective
         self.device, self.directory = device, directory
         self._best: dict[str, Tensor] | None = None
         self._identity = {
@@ -73,6 +75,7 @@ class Snapshots:
             "standing": asdict(standing),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "objective": self.objective.state_dict() if isinstance(self.objective, Stateful) else None,
             "random": random_state(self.device),
         }
@@ -113,6 +116,8 @@ class Snapshots:
             self._refuse_if(["one has a state to restore, the other has none"], "an objective")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if isinstance(self.objective, Stateful):
             self.objective.load_state_dict(state["objective"])
         restore_random_state(state["random"], self.device)
@@ -132,9 +137,9 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _differences(there: Mapping[str, object], here: Mapping[str, object]) -> list[str]:
-    absent = "absent"
+    # a setting that came later is None where it was not yet known
     return [
-        f"{name} is {there.get(name, absent)} there and {here.get(name, absent)} here"
+        f"{name} is {there.get(name)} there and {here.get(name)} here"
         for name in {**there, **here}
-        if there.get(name, absent) != here.get(name, absent)
+        if there.get(name) != here.get(name)
     ]
