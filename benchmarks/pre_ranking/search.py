@@ -25,13 +25,13 @@ TRIALS = 3  # what one afternoon of two cores allows; --trials adds more, chosen
 SPACE: dict[str, BaseDistribution] = {
     "embedding_weight_decay": FloatDistribution(3e-5, 1e-3, log=True),
     "dropout": CategoricalDistribution([0.0, 0.2, 0.4]),
-    "learning_rate": CategoricalDistribution([1e-3, 3e-3]),
+    "learning_rate": CategoricalDistribution([3e-3, 6e-3]),
 }
-FIRST = {"embedding_weight_decay": 1e-4, "dropout": 0.2, "learning_rate": 3e-3}
+FIRST = {"embedding_weight_decay": 1e-4, "dropout": 0.2, "learning_rate": 6e-3}
 OPENING = (  # apart from each other on purpose: three random draws often are not
     FIRST,
-    {"embedding_weight_decay": 1e-4, "dropout": 0.4, "learning_rate": 3e-3},
-    {"embedding_weight_decay": 5e-4, "dropout": 0.2, "learning_rate": 3e-3},
+    {"embedding_weight_decay": 1e-4, "dropout": 0.4, "learning_rate": 6e-3},
+    {"embedding_weight_decay": 3e-4, "dropout": 0.2, "learning_rate": 6e-3},
 )
 PATIENT_EPOCHS = 5  # before these a trial is never cut short: slow starters may win
 
