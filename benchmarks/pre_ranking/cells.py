@@ -112,8 +112,9 @@ def quality(scores: Tensor, labels: Tensor, users: Tensor) -> dict[str, float]:
 
 
 def at_stores(model: Model) -> dict[str, Model]:
-    """The model at every storage depth it offers; one that offers none stores vectors."""
-    return {store: model.at_store(store) for store in model.stores} or {"vectors": model}
+    """The model at every storage depth it offers; one that offers none stores vectors, or encoded columns."""
+    only = "vectors" if model.kind in ("dot", "late") else "ids"
+    return {store: model.at_store(store) for store in model.stores} or {only: model}
 
 
 def costs(model: Model) -> dict[str, dict[str, int]]:

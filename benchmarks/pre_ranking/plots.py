@@ -27,7 +27,7 @@ plt.rcParams.update(
         "figure.facecolor": "white",
     }
 )
-SHOWN = 0.03
+SHOWN = 0.012
 """How far below the best AUC a plot reaches; what lies lower is named at its edge."""
 
 
@@ -44,14 +44,14 @@ class Point:
 def pareto(panels: dict[str, list[Point]], path: Path) -> None:
     """AUC against cost, one panel for each kind of cost: its axis label -> the points."""
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(6.2 * len(panels), 5), sharey=True, layout="constrained", squeeze=False
+        1, len(panels), figsize=(6.6 * len(panels), 6.4), sharey=True, layout="constrained", squeeze=False
     )
     for axis, (label, points) in zip(axes[0], panels.items(), strict=True):
         best = max(point.auc for point in points)
         shown = [point for point in points if point.auc > best - SHOWN]
         axis.set_xscale("log")
         low, high = min(p.cost for p in shown), max(p.cost for p in shown)
-        axis.set_xlim(low / 1.8, high * 3)
+        axis.set_xlim(low / 3, high * 3)
         bottom = min(point.auc for point in shown)
         axis.set_ylim(bottom - 0.1 * (best - bottom + 1e-4), best + 0.1 * (best - bottom + 1e-4))
         axis.set_xlabel(label)
@@ -75,7 +75,8 @@ def pareto(panels: dict[str, list[Point]], path: Path) -> None:
             text = "below: " + ", ".join(f"{p.name} {p.auc:.3f}" for p in low_ones)
             axis.text(0.99, 0.015, text, transform=axis.transAxes, ha="right", color=FRONT, fontsize=8)
     axes[0][0].set_ylabel("test AUC")
-    axes[0][-1].legend(frameon=False, loc="upper left", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=2)
     _save(figure, path)
 
 
@@ -107,7 +108,7 @@ def forest(verdicts: list[Verdict], path: Path) -> None:
     axis.set_xlabel("difference in test AUC, 95 % interval over users")
     for word, colour in VERDICTS.items():
         axis.plot([], [], "o-", color=colour, label=word)
-    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.4, 1.09), ncols=3)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3)
     _save(figure, path)
 
 
@@ -145,6 +146,14 @@ _PLACES = [  # of a label around its point, in points: what is tried in turn
     (-22, -28, "right"),
     (34, 34, "left"),
     (34, -40, "left"),
+    (-34, 34, "right"),
+    (-34, -40, "right"),
+    (46, 50, "left"),
+    (46, -60, "left"),
+    (-46, 50, "right"),
+    (-46, -60, "right"),
+    (0, 70, "center"),
+    (0, -80, "center"),
 ]
 
 
