@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from benchmarks.pre_ranking import replication, sections
 from benchmarks.pre_ranking.claims import judge, missing
@@ -87,8 +88,6 @@ def _tsne(results: Results, pictures: Path) -> str:
     if not path.exists():
         return ""
     content = read_json(path)
-    import numpy as np
-
     with np.load(path.with_name("places.npz")) as file:
         panels = {
             model: {part: file[f"{model}/{part}"] for part in content["parts"]} for model in content["models"]
@@ -129,5 +128,5 @@ def _missing(results: Results) -> list[str]:
     return lines or ["nothing"]
 
 
-def _listed(names: list[str], of: int) -> Any:
-    return "every model" if len(names) == of else ", ".join(names)
+def _listed(names: list[str], of: int) -> str:
+    return "any model" if len(names) == of else ", ".join(names)

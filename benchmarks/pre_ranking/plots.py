@@ -125,7 +125,8 @@ def clouds(panels: dict[str, dict[str, Any]], path: Path) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
-    axes[0][0].legend(frameon=False, markerscale=3, loc="upper left", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, markerscale=3, loc="outside upper center", ncols=3)
     _save(figure, path)
 
 

@@ -48,7 +48,7 @@ def draw(models: Sequence[str], data: str = SEARCH_DATA) -> None:
     write_arrays(folder / "places.npz", **places)
     about = (
         f"The vectors of {USERS} users of the test part of `{data}`, and of one film each liked and disliked "
-        "(t-SNE of all together; ids and weights of seed 1)."
+        "(t-SNE of all together; weights of seed 1)."
     )
     content = {"about": about, "parts": PARTS, "models": probes, "seed": SEEDS[0], "machine": machine()}
     write_json(folder / "probe.json", content)

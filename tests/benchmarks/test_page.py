@@ -66,7 +66,7 @@ def test_the_page_says_what_is_there_and_what_is_not(results, tmp_path):
     assert "| IntTower without a history | AUC ≥ 0.8995 | `int-tower` | 0.9020 ± 0.0010, " in text
     assert "| `exposures` | 0.6250 | 1 |" in text
     assert re.search(r"IntTower beats the two-tower \| IntTower \| \+0\.\d{4} \[\+", text)
-    assert "- open-bandit: no cell of every model" in text
+    assert "- open-bandit: no cell of any model" in text
     assert "- learning to pre-rank" not in text  # it is there
     for picture in re.findall(r"\]\((pre-ranking/[^)]+)\)", text):
         assert (tmp_path / "docs" / picture).exists()
@@ -76,7 +76,7 @@ def test_a_page_of_nothing(tmp_path):
     page.write(Results(tmp_path / "none"), tmp_path / "docs")
     text = (tmp_path / "docs" / "pre-ranking.md").read_text()
     assert "no cells yet" in text
-    assert "times per candidate of every model" in text
+    assert "times per candidate of any model" in text
 
 
 def test_scores_are_read_back_as_they_were_kept(results):
