@@ -96,7 +96,8 @@ ALL: dict[str, Competitor] = {
     "fit": FIT,
     # rankers, and pre-rankers in the way of rankers
     "logistic-regression": Competitor("logistic-regression", False, {"sparse": False}),
-    "cold": Competitor("cold", False, {"embedding": 16}, crosses=True),
+    # batch norm keeps statistics of weights that are not the averaged ones
+    "cold": Competitor("cold", False, {"embedding": 16, "norm": "layer"}, crosses=True),
     "fscd": Competitor("fscd", False, DEEP, reduced=True),
     "wide-and-deep": Competitor("wide-and-deep", False, DEEP, crosses=True),
     "deepfm": Competitor("deepfm", False, DEEP),

@@ -273,7 +273,9 @@ def test_every_parameter_learns(model):
         assert parameter.grad is not None, f"{name} is dead"
 
 
-SEQUENCE = [m for m in MODELS if m[0] in ("two-tower", "dat", "int-tower", "mol", "fit") and "history" in m[1]]
+SEQUENCE = [
+    m for m in MODELS if m[0] in ("two-tower", "dat", "int-tower", "mol", "fit") and "history" in m[1]
+]
 
 
 @pytest.mark.parametrize(("name", "config"), SEQUENCE, ids=str)

@@ -180,9 +180,7 @@ def rank_catalogue(model: Model, items: Batch, task: Task) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def best_of_catalogue(
-    model: Model, items: Batch, task: Task, k: int, queries_at_once: int = 1024
-) -> Tensor:
+def best_of_catalogue(model: Model, items: Batch, task: Task, k: int, queries_at_once: int = 1024) -> Tensor:
     """(Q, k) keys of the items a dot or late model scores highest, seen items masked; no index is built."""
     assert model.kind in ("dot", "late"), model.kind
     device = model.device
