@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.pre_ranking.claims import Verdict
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.intervals import SAMPLES
-from benchmarks.pre_ranking.models import MODELS
+from benchmarks.pre_ranking.models import MODELS, TRAIN
 from benchmarks.pre_ranking.results import Cell, Results, fastest, mean, spread, values
 from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
 
@@ -48,6 +48,10 @@ def opening(results: Results) -> str:
         f"- **Settings**: the same search for every model, {TRIALS} trials on the validation part of "
         f"`{SEARCH_DATA}`, seed 0, chosen by log loss; reused on all other data. Variants with a history and "
         "ablations take the settings of the model they vary. Test parts were read once per cell.\n"
+        f"- **Training**: Adam on binary cross entropy, at most {TRAIN['epochs']} epochs, stopped by validation "
+        f"log loss (patience {TRAIN['patience']}), batches of {TRAIN['batch_size']:,} (small data: 1,024)"
+        + (f", weights averaged with decay {TRAIN['average']}" if "average" in TRAIN else "")
+        + "; alike for every model.\n"
         "- **Capacity**: embeddings of 16, towers of 256-64, networks of 256-256; IntTower, MoL and FIT "
         "keep at most 512 bytes per item.\n"
         "- **Spread**: mean ± standard deviation over seeds, which change initialisation and batch order. "
