@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pre_ranking import replication, sections
+from benchmarks.pre_ranking import opening, replication, sections
 from benchmarks.pre_ranking.claims import judge, missing
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.files import read_json
@@ -30,8 +30,8 @@ def write(results: Results | None = None, folder: Path = DOCS) -> None:
 
 
 def _parts(results: Results, pictures: Path) -> Iterator[str]:
-    yield sections.opening(results)
-    yield sections.targets(results)
+    yield opening.opening(results)
+    yield opening.targets(results)
     verdicts = {data: judge(results, data) for data in results.cells}
     yield "## The models, data set by data set"
     for data in results.cells:

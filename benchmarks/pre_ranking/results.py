@@ -119,3 +119,8 @@ def fastest(cost: Cell, size: str = "1000") -> tuple[str, Cell]:
     stores: dict[str, Cell] = cost["stores"]
     name = min(stores, key=lambda store: float(stores[store]["us_per_candidate"][size]))
     return name, stores[name]
+
+
+def bytes_of(cells: list[Cell]) -> int:
+    """Bytes per item at the deepest store."""
+    return int(list(cells[0]["bytes_per_item"].values())[-1])

@@ -1,0 +1,140 @@
+"""The head of the page: the protocol, and what was aimed at."""
+
+from __future__ import annotations
+
+from benchmarks.pre_ranking.data import DATA
+from benchmarks.pre_ranking.intervals import SAMPLES
+from benchmarks.pre_ranking.markdown import markdown
+from benchmarks.pre_ranking.models import MODELS, TRAIN
+from benchmarks.pre_ranking.results import Cell, Results, bytes_of, mean, spread, values
+from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
+
+
+def opening(results: Results) -> str:
+    lines = [
+        "# Which model before ranking?",
+        "Two towers, what goes beyond them, and the rankers behind them: one contract, one protocol, one "
+        "search. The page is made by `make bench-models` from the JSON files below "
+        "`benchmarks/results/pre_ranking`, and every number on it comes from them.",
+        "## Protocol",
+        "- **Labels**: MovieLens ratings 4 and 5 are positive, 1 and 2 negative, 3 is left out; clicks "
+        "elsewhere. No statistic of a label is a feature.\n"
+        "- **Parts**: 80 % train, 10 % validation, 10 % test; by a hash of the pair, or by time. Features "
+        "and vocabularies are fitted on training rows.\n"
+        "- **History**: a user's positive training rows strictly before the event's own second, at most "
+        "50; only models whose row says so read it. The estimated times in our copy of MovieLens 1M (all of "
+        "ratings 1 to 3, one moment per user) would tell the label to such a model; they are drawn "
+        "anew from the user's exact times.\n"
+        f"- **Settings**: the same search for every model, {TRIALS} trials on the validation part of "
+        f"`{SEARCH_DATA}`, seed 0, chosen by log loss; reused on all other data. Variants with a history and "
+        "ablations take the settings of the model they vary. Test parts were read once per cell.\n"
+        f"- **Training**: Adam on binary cross entropy, at most {TRAIN['epochs']} epochs, stopped by "
+        f"validation log loss (patience {TRAIN['patience']}), batches of {TRAIN['batch_size']:,} "
+        "(small data: 1,024)"
+        + (f", weights averaged with decay {TRAIN['average']}" if "average" in TRAIN else "")
+        + "; alike for every model.\n"
+        "- **Capacity**: embeddings of 16, towers of 256-64, networks of 256-256; IntTower, MoL and FIT "
+        "keep at most 512 bytes per item.\n"
+        "- **Spread**: mean ± standard deviation over seeds, which change initialisation and batch order. "
+        f"**Intervals**: 95 % by a paired bootstrap over users ({SAMPLES:,} samples) of the mean over "
+        "seeds.\n"
+        "- **GAUC**: AUC within users, weighted by their events. **ECE**: calibration error in 15 bins of "
+        "equal mass. FLOPs count matrix products alone.",
+    ]
+    rows = []
+    for data, about in DATA.items():
+        cells = [cell for group in results.cells.get(data, {}).values() for cell in group]
+        events = next((cell["events"] for cell in cells if "train" in cell["events"]), None)
+        known = results.events(data)
+        if events is None or known is None:
+            continue
+        rows.append(
+            [
+                f"`{data}`",
+                about.title,
+                *(f"{events[part]:,}" for part in ("train", "valid", "test")),
+                f"{int(known[0].sum()):,}",
+            ]
+        )
+    head = ["data", "", "train", "valid", "test", "positives in test"]
+    return "\n\n".join([*lines, markdown(head, rows, left=2)])
+
+
+# targets ---------------------------------------------------------------------------------------------------
+
+
+def targets(results: Results) -> str:
+    """What was aimed at on the hash split, and what came of it; models are chosen by validation."""
+    cells = {n: c for n, c in results.cells.get(SEARCH_DATA, {}).items() if MODELS[n].ablates is None}
+    groups: list[tuple[str, float, float | None, list[str]]] = [
+        ("best ranker", 0.9025, 0.3095, [n for n in cells if not MODELS[n].decoupled]),
+        (
+            "best pre-ranker of two towers, at most 512 bytes per item",
+            0.9010,
+            None,
+            [n for n in cells if MODELS[n].decoupled and bytes_of(cells[n]) <= 512],
+        ),
+        (
+            "IntTower, at most 128 floats per item",
+            0.8995,
+            None,
+            [n for n in cells if MODELS[n].model == "int-tower" and bytes_of(cells[n]) <= 512],
+        ),
+        ("IntTower without a history", 0.8995, None, [n for n in cells if n == "int-tower"]),
+        ("logistic regression", 0.8735, None, [n for n in cells if n == "logistic-regression"]),
+    ]
+    rows = []
+    for what, auc, loss, names in groups:
+        aim = f"AUC ≥ {auc:.4f}" + (f", log loss ≤ {loss:.4f}" if loss else "")
+        if not names:
+            rows.append([what, aim, "-", "-", "no cells yet"])
+            continue
+        name = min(names, key=lambda n: mean(cells[n], "valid", "log loss"))
+        got = [values(cells[name], "test", figure) for figure in ("AUC", "log loss")]
+        found = [sum(numbers) / len(numbers) for numbers in got]
+        reached = found[0] >= auc and (loss is None or found[1] <= loss)
+        rows.append(
+            [what, aim, f"`{name}`", ", ".join(map(spread, got)), "**reached**" if reached else "missed"]
+        )
+    best = _best_system(results.systems("sequences"), "nDCG@10")
+    if best is not None:
+        name, figures = best
+        reached = figures.get("R@10", 0) >= 0.31 and figures["nDCG@10"] >= 0.18
+        got_text = f"{figures.get('R@10', float('nan')):.4f}, {figures['nDCG@10']:.4f}"
+        rows.append(
+            [
+                "best sequence two-tower, leave-last-out",
+                "R@10 ≥ 0.31, nDCG@10 ≥ 0.18",
+                f"`{name}`",
+                got_text,
+                _word(reached),
+            ]
+        )
+    text = (
+        "Aims were set before the runs. The model of a row is chosen by validation log loss; its figures are "
+        "of the test part."
+    )
+    return f"## What was aimed at\n\n{text}\n\n" + markdown(
+        ["", "aim", "model", "AUC, log loss (or as aimed)", ""], rows, left=5
+    )
+
+
+def _word(reached: bool) -> str:
+    return "**reached**" if reached else "missed"
+
+
+def _best_system(cells: list[Cell], figure: str) -> tuple[str, dict[str, float]] | None:
+    able = [cell for cell in cells if figure in cell["metrics"]]
+    if not able:
+        return None
+    means = {
+        system: {
+            name: sum(c["metrics"][name] for c in own) / len(own)
+            for name in own[0]["metrics"]
+            if isinstance(own[0]["metrics"][name], int | float)
+        }
+        for system in dict.fromkeys(c["system"] for c in able)
+        if (own := [c for c in able if c["system"] == system])
+    }
+    best = max(means, key=lambda system: means[system][figure])
+    return best, means[best]
