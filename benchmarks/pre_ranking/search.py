@@ -33,7 +33,7 @@ OPENING = (  # apart from each other on purpose: three random draws often are no
     {"embedding_weight_decay": 1e-4, "dropout": 0.4, "learning_rate": 6e-3},
     {"embedding_weight_decay": 3e-4, "dropout": 0.2, "learning_rate": 6e-3},
 )
-PATIENT_EPOCHS = 5  # before these a trial is never cut short: slow starters may win
+PATIENT_EPOCHS = 3  # before these a trial is never cut short: slow starters may win
 
 
 def trials_of(model: str, data: str = SEARCH_DATA) -> list[dict[str, Any]]:
