@@ -1,7 +1,4 @@
-"""A model of your own, named in a recipe by its import path: package.module:Class.
-
-Run: python examples/03_your_own_model.py
-"""
+"""A model of your own, named in a recipe by its import path: package.module:Class."""
 
 import tempfile
 

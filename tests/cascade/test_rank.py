@@ -36,7 +36,7 @@ def make(name, config):
     torch.manual_seed(1)
     model = make_model(name, SPEC, config).eval()
     table = ItemTable.build(
-        lambda keys: model.encode_item(ITEMS.take(keys)), N, model.item_specs(), model.digest()
+        lambda keys: model.encode_item(ITEMS.take(keys)), N, model.item_specs(), model.item_digest()
     )
     return model, table
 
@@ -74,14 +74,14 @@ def test_a_ranker_sees_the_score_of_the_stage_before_it():
     retriever, _ = make(*MODELS[0])
     with torch.inference_mode():
         vectors = retriever.encode_item(ITEMS)["vector"].clone()
-    retrieve = Retrieve(retriever, ExactIndex.build(vectors, produced_by=retriever.digest()), k=8)
+    retrieve = Retrieve(retriever, ExactIndex.build(vectors, produced_by=retriever.item_digest()), k=8)
     model, _ = make(*MODELS[3])
     for name, parameter in model.named_parameters():
-        if not name.startswith("pair_norm"):
+        if not name.startswith("pair.norm"):
             parameter.data.zero_()
-    model.pair_weight.data = torch.tensor([0.0, 1.0])  # the score is the retriever's rank: its order reversed
+    model.pair.weight.data = torch.tensor([0.0, 1.0])  # the score is the retriever's rank: its order reversed
     table = ItemTable.build(
-        lambda keys: model.encode_item(ITEMS.take(keys)), N, model.item_specs(), model.digest()
+        lambda keys: model.encode_item(ITEMS.take(keys)), N, model.item_specs(), model.item_digest()
     )
     found, trace = (retrieve >> Rank(model, table, k=8))(REQUEST)
     assert torch.equal(found.keys, trace.steps[0].output.keys.flip(1))
@@ -101,7 +101,7 @@ def test_an_empty_slot_stands_behind_the_worst_score():
     with torch.no_grad():
         model.out.bias -= 1000
     table = ItemTable.build(
-        lambda keys: model.encode_item(ITEMS.take(keys)), N, model.item_specs(), model.digest()
+        lambda keys: model.encode_item(ITEMS.take(keys)), N, model.item_specs(), model.item_digest()
     )
     out = Rank(model, table).run(REQUEST, served(), K)
     assert out.counts.tolist() == [K, K, K, 4, K]
@@ -112,7 +112,7 @@ def test_an_empty_slot_stands_behind_the_worst_score():
 def test_a_table_of_another_model_is_refused():
     model, table = make(*MODELS[1])
     other = make_model("dcn-v2", SPEC, {**MODELS[1][1], "dropout": 0.1})
-    with pytest.raises(MismatchError, match=rf"{model.digest()}.*{other.digest()}.*rebuild the table"):
+    with pytest.raises(MismatchError, match=rf"{model.item_digest()}.*{other.digest()}.*rebuild the table"):
         Rank(other, table)
 
 
