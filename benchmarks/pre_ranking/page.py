@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.pre_ranking import opening, replication, sections
 from benchmarks.pre_ranking.claims import judge, missing
 from benchmarks.pre_ranking.data import DATA
+from benchmarks.pre_ranking.differences import differences
 from benchmarks.pre_ranking.files import read_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.plots import Point, clouds, forest, pareto
@@ -55,6 +56,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
     yield sections.ablations(results)
     yield sections.search(results)
     yield sections.systems(results.systems("learning"), "## Learning to pre-rank", sections.LEARNING)
+    yield differences(results.root / "learning")
     yield sections.systems(
         results.systems("sequences"), "## Leave-last-out: sequences, the whole catalogue", sections.SEQUENCES
     )

@@ -32,7 +32,11 @@ OPENING = (  # apart from each other on purpose: three random draws often are no
     FIRST,
     {"embedding_weight_decay": 1e-4, "dropout": 0.4, "learning_rate": 6e-3},
     {"embedding_weight_decay": 3e-4, "dropout": 0.2, "learning_rate": 6e-3},
-    {"embedding_weight_decay": 1e-6, "dropout": 0.2, "learning_rate": 6e-3},  # the fourth, where more is asked
+    {
+        "embedding_weight_decay": 1e-6,
+        "dropout": 0.2,
+        "learning_rate": 6e-3,
+    },  # the fourth, where more is asked
 )
 PATIENT_EPOCHS = 3  # before these a trial is never cut short: slow starters may win
 
