@@ -33,9 +33,7 @@ def differences(folder: Path) -> str:
             rows.append([data, f"`{better}` - `{worse}`", *figures])
     if not rows:
         return ""
-    text = (
-        "Differences over queries, mean of the seeds, with 95 % intervals (paired bootstrap, 5,000 samples):"
-    )
+    text = "Differences, mean of queries and seeds, with 95 % intervals (paired bootstrap, 5,000 samples):"
     return f"{text}\n\n{markdown(['data', 'difference', *MEASURES], rows, left=2)}"
 
 

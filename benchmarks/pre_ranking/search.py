@@ -36,7 +36,7 @@ OPENING = (  # apart from each other on purpose: three random draws often are no
         "embedding_weight_decay": 1e-6,
         "dropout": 0.2,
         "learning_rate": 6e-3,
-    },  # the fourth, where more is asked
+    },  # where four are asked
 )
 PATIENT_EPOCHS = 3  # before these a trial is never cut short: slow starters may win
 

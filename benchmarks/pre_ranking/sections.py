@@ -12,20 +12,20 @@ from benchmarks.pre_ranking.results import Cell, Results, bytes_of, fastest, mea
 from benchmarks.pre_ranking.search import SEARCH_DATA
 
 LEARNING = (
-    "One retriever serves 500 candidates, one ranker orders them; between them the same two-tower model keeps "
-    "100, taught in four ways: `pointwise` by all training exposures, `exposures` by those of replayed "
-    "requests, `full-stage` by these and by what was ranked, pre-ranked, retrieved or never retrieved, "
-    "`full-stage+distil` by the ranker's scores besides. What counts is not AUC on exposures but which of the "
-    "served candidates it keeps: the share of held-out positives (kept), the overlap of its first 20 with the "
-    "ranker's, the share of the ranker's 20 that its 100 hold (RCS). The two first rows of a table are the "
-    "orders of the stages around it. On MovieLens the ranker hardly leaves the retriever's order, so "
-    "that agreeing with it is agreeing with the retriever."
+    "One retriever serves 500 candidates, one ranker orders them; between them the same two-tower model"
+    " keeps 100, taught in four ways: `pointwise` by all training exposures, `exposures` by those of "
+    "replayed requests, `full-stage` by these and by what was ranked, pre-ranked, retrieved or never "
+    "retrieved, `full-stage+distil` by the ranker's scores besides. What counts is not AUC on exposures"
+    " but which of the served candidates it keeps: the share of held-out positives (kept), the overlap "
+    "of its first 20 with the ranker's, the share of the ranker's 20 that its 100 hold (RCS). The two "
+    "first rows of a table are the orders of the stages around it. On MovieLens the ranker hardly "
+    "leaves the retriever's order, so that agreeing with it is agreeing with the retriever."
 )
 SEQUENCES = (
-    "MovieLens 1M, the last item of a user tested, the one before it validation, the whole catalogue ranked "
-    "without what the user had seen. `two-tower` is the retriever of the committed recipe (full softmax, 30 "
-    "epochs); `two-tower-further` goes on for three epochs of sampled softmax, what a mixture of logits on "
-    "the same tower would get (`mol-further`)."
+    "MovieLens 1M, the last item of a user tested, the one before it validation, the whole catalogue "
+    "ranked without what the user had seen. `two-tower` is the retriever of the committed recipe (full "
+    "softmax, 30 epochs); `two-tower-further` goes on for three epochs of sampled softmax, what a "
+    "mixture of logits on the same tower would get (`mol-further`)."
 )
 REPLICATION = (
     "## Replication: the published IntTower protocol, with and without its leaks\n\n"
