@@ -58,6 +58,11 @@ class Results:
         by_model = {name: [trial for trial in read if trial["model"] == name] for name in MODELS}
         return {name: sorted(ts, key=lambda t: int(t["number"])) for name, ts in by_model.items() if ts}
 
+    def searched(self, name: str) -> bool:
+        """Whether the settings of a model come from a search."""
+        about = MODELS[name]
+        return not about.searched or bool(self.trials.get(about.tuned_as or name))
+
     def systems(self, folder: str) -> list[Cell]:
         """Files of the form {"data", "system", "seed", "metrics": {...}}."""
         return [cell for cell in read_all(self.root / folder) if "metrics" in cell]

@@ -46,6 +46,7 @@ def table(results: Results, data: str) -> str:
     head = ["model", "AUC", "log loss", "GAUC", "ECE", "parameters", "epochs", "CPU min", "seeds"]
     if truth:
         head[4:4] = ["share of the possible", "of GAUC"]
+    unsearched = [n for n, own in cells.items() if not own[0]["tuned"] and not results.searched(n)]
     rows = []
     for name in sorted(cells, key=lambda n: mean(cells[n], "test", "log loss")):
         own = cells[name]
@@ -57,7 +58,7 @@ def table(results: Results, data: str) -> str:
             ]
         rows.append(
             [
-                _named(name),
+                _named(name) + (" *" if name in unsearched else ""),
                 *figures,
                 f"{own[0]['parameters']:,}",
                 f"{mean(own, 'best_epoch'):.0f}",
@@ -70,6 +71,8 @@ def table(results: Results, data: str) -> str:
         figures[3:3] = ["100 %", "100 %"]
         rows.insert(0, ["*the truth*", *figures, "-", "-", "-", "-"])
     parts = [f"### {about.title} (`{data}`)", about.note, markdown(head, rows)]
+    if unsearched:
+        parts.append("\\* no search of its own: the settings every search began with.")
     draws = results.draws(data)
     if draws is not None and cells:
         name = min(cells, key=lambda n: mean(cells[n], "valid", "log loss"))
