@@ -37,6 +37,7 @@ def results(tmp_path):
                 "seed": seed,
                 "test": {**figures, "AUC": figures["AUC"] + seed / 1000},
                 "valid": figures,
+                "tuned": True,
                 "best_epoch": 7,
                 "parameters": 1234,
                 "cpu_seconds": 60,
