@@ -31,6 +31,7 @@ STEPS: tuple[tuple[str, ...], ...] = (  # of a whole run; the search comes befor
     (HERE, "tsne"),
     (f"{HERE}.replication",),
     (f"{HERE}.learning",),
+    (f"{HERE}.sequences",),
     (HERE, "cost"),  # last of the measurements: nothing runs beside it
     (HERE, "page"),
 )
@@ -48,7 +49,7 @@ def main() -> None:
         case "tsne":
             from benchmarks.pre_ranking.tsne import draw
 
-            draw(options.models)
+            draw(options.models, options.data)
         case "page":
             from benchmarks.pre_ranking.page import write
 
@@ -125,6 +126,7 @@ def _options() -> argparse.Namespace:
     step.add_argument("--again", action="store_true", help="also where a result is there")
     step = steps.add_parser("tsne", help="a picture of users, liked and disliked items, and a linear probe")
     step.add_argument("--models", nargs="+", default=["two-tower", "int-tower"], choices=MODELS)
+    step.add_argument("--data", default=SEARCH_DATA, choices=DATA)
     steps.add_parser("page", help="docs/benchmarks/pre-ranking.md and its plots")
     return parser.parse_args()
 
