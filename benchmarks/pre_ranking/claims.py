@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from benchmarks.pre_ranking.intervals import Difference
 from benchmarks.pre_ranking.results import Results, values
 
+ENOUGH = 3
+"""Seeds that a verdict rests on."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -57,7 +60,9 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """What the interval of the AUC says; seeds must agree."""
+        """What the interval of the AUC says; there must be enough seeds, and they must agree."""
+        if self.seeds < ENOUGH:
+            return "too few seeds"
         if self.auc.sign == 0 or self.agreeing < self.seeds:
             return "not told apart"
         return "confirmed" if self.auc.sign > 0 else "refuted"

@@ -11,6 +11,7 @@ from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.results import Cell, Results, bytes_of, fastest, mean, spread, values
 from benchmarks.pre_ranking.search import SEARCH_DATA
 
+CLEAR = ("confirmed", "refuted")
 LEARNING = (
     "One retriever serves 500 candidates, one ranker orders them; between them the same two-tower model"
     " keeps 100, taught in four ways: `pointwise` by all training exposures, `exposures` by those of "
@@ -134,7 +135,7 @@ def claims(verdicts: dict[str, list[Verdict]]) -> str:
             str(v.auc),
             str(v.log_loss),
             f"{v.agreeing} of {v.seeds}",
-            f"**{v.word}**" if v.word != "not told apart" else v.word,
+            f"**{v.word}**" if v.word in CLEAR else v.word,
         ]
         for v in here
     ]
@@ -159,7 +160,7 @@ def _short(verdict: Verdict | None) -> str:
     if verdict is None:
         return "-"
     text = str(verdict.auc)
-    return text if verdict.word == "not told apart" else f"**{text}**"
+    return text if verdict.word not in CLEAR else f"**{text}**"
 
 
 def ablations(results: Results) -> str:
