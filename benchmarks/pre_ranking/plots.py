@@ -17,7 +17,12 @@ from matplotlib.transforms import Bbox
 from benchmarks.pre_ranking.claims import Verdict
 
 DECOUPLED, JOINT, FRONT, GREY = "#1b6ca8", "#c8553d", "#8a8a8a", "#b8b8b8"
-VERDICTS = {"confirmed": "#2f7d4f", "refuted": "#c8553d", "not told apart": "#8a8a8a"}
+VERDICTS = {
+    "confirmed": "#2f7d4f",
+    "refuted": "#c8553d",
+    "not told apart": "#8a8a8a",
+    "too few seeds": "#c9c9c9",
+}
 plt.rcParams.update(
     {
         "font.size": 9,
@@ -108,7 +113,7 @@ def forest(verdicts: list[Verdict], path: Path) -> None:
     axis.set_xlabel("difference in test AUC, 95 % interval over users")
     for word, colour in VERDICTS.items():
         axis.plot([], [], "o-", color=colour, label=word)
-    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=4)
     _save(figure, path)
 
 
