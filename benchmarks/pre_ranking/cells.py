@@ -20,6 +20,7 @@ from benchmarks.pre_ranking.data import DATA, prepared_for
 from benchmarks.pre_ranking.files import RESULTS, write_arrays, write_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, best
+from benchmarks.pre_ranking.served import STAGES, served
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.pipeline.feature_dropout import reduce_fields
@@ -63,6 +64,7 @@ def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, 
         "params": params,
         "tuned": tuned,
         **figures,
+        **({"served": served(data, trained)} if data in STAGES else {}),
         "best_epoch": result.best_epoch,
         "epochs": epochs,
         "seconds": round(seconds, 1),

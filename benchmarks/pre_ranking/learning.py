@@ -24,18 +24,14 @@ import polars as pl
 import torch
 
 from benchmarks.machine import machine
-from benchmarks.pre_ranking.data import ExactOrDrawn, data_root
+from benchmarks.pre_ranking.data import data_root
 from benchmarks.pre_ranking.files import RESULTS, write_json
-from twotower.cascade.cascade import Cascade
-from twotower.cascade.rank import Rank
+from benchmarks.pre_ranking.served import KEPT, RANKED, STAGE_SEED, own_order, split_cascade, stages_of
 from twotower.data.batches import EventBatches
 from twotower.data.full_stage import FullStage
-from twotower.data.movielens import MovieLens
-from twotower.metrics.consistency import measure_served
 from twotower.metrics.ranking import average
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
-from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.preranking import train_on_stages
 from twotower.pipeline.recipe import Recipe
@@ -46,12 +42,9 @@ from twotower.train.fit import fit
 from twotower.train.lists import FullStageConfig, ListsConfig
 from twotower.train.objectives import PointwiseConfig, make_objective
 from twotower.train.settings import TrainSettings
-from twotower.types import Candidates
 
 CELLS = RESULTS / "learning"
 RECIPES = Path(__file__).parents[2] / "recipes"
-RETRIEVED, KEPT, RANKED = 500, 100, 20
-WEIGHT_SEED = 1  # of the retriever and the ranker, which all systems share
 UNSHOWN: dict[str, Any] = {"ranked": 0, "preranked": 0, "retrieved": 0, "random": 0}
 
 SYSTEMS: dict[str, dict[str, Any] | None] = {
@@ -94,35 +87,16 @@ LISTS = TrainSettings(
 EVENTS = LISTS.model_copy(update={"batch_size": 2048, "learning_rate": 0.003})
 
 
-def stages_of(data: str, root: Path, runs: Path) -> tuple[Pipeline, Recipe]:
-    """The trained retriever and ranker; a second call finds them trained."""
-    about = DATA[data]
-    plain = Recipe.load(RECIPES / about["recipe"]).plain() | about["change"] | {"seed": WEIGHT_SEED}
-    plain["baselines"] = []
-    plain["cascade"][0]["k"], plain["cascade"][1]["k"] = RETRIEVED, RANKED
-    recipe = Recipe.parse(plain)
-    path = None
-    if isinstance(recipe.data, MovieLens):
-        recipe = recipe.model_copy(update={"data": ExactOrDrawn(**recipe.data.plain())})
-        path = root / "ml-1m"
-    pipeline = Pipeline(recipe, runs / data, data=path, say=lambda line: print(line, flush=True))
-    pipeline.prepare()
-    pipeline.train()
-    return pipeline, recipe
-
-
 class Bench:
     """What all systems of a data set share: stages, replayed requests, and who judges."""
 
     def __init__(self, data: str, root: Path, runs: Path) -> None:
         self.data = data
-        self.pipeline, recipe = stages_of(data, root, runs)
+        plain = Recipe.load(RECIPES / DATA[data]["recipe"]).plain() | DATA[data]["change"]
+        self.pipeline = stages_of(plain, runs / data, root / data if data == "ml-1m" else None)
         self.prepared: Prepared = self.pipeline.prepared
-        cascade = self.pipeline.cascade()
-        assert cascade is not None
-        retrieve, ranker = cascade.stages
-        assert isinstance(ranker, Rank)
-        self.before = Cascade(retrieve)
+        recipe = self.pipeline.recipe
+        self.before, ranker = split_cascade(self.pipeline)
         self.samples: FullStage = replay(
             self.prepared,
             self.before,
@@ -187,11 +161,11 @@ class Bench:
     def run_own_orders(self) -> None:
         """The retriever's own order, and the ranker's: what no pre-ranker, and the best one, would keep."""
         for system, stage in (("retriever's order", None), ("ranker itself", "ranker")):
-            path = CELLS / f"{self.data}-{system.replace(' ', '-').replace(chr(39), '')}-{WEIGHT_SEED}.json"
+            path = CELLS / f"{self.data}-{system.replace(' ', '-').replace(chr(39), '')}-{STAGE_SEED}.json"
             if path.exists():
                 continue
             values = own_order(self.test, ranker=stage is not None)
-            self._write(path, system, WEIGHT_SEED, values, {}, machine())
+            self._write(path, system, STAGE_SEED, values, {}, machine())
 
     def _write(
         self,
@@ -213,17 +187,6 @@ class Bench:
             f"{self.data} {system} {seed}: " + ", ".join(f"{n} {v:.4f}" for n, v in metrics.items()),
             flush=True,
         )
-
-
-def own_order(judge: ServedValidation, *, ranker: bool) -> dict[str, torch.Tensor]:
-    """The measures of the served lists as the retriever left them, or as the ranker orders them."""
-
-    served = judge.served
-    if ranker:
-        assert judge.reference is not None
-        places = torch.arange(served.keys.shape[1], 0, -1.0).expand(served.keys.shape)
-        served = Candidates(judge.reference, places)
-    return measure_served(served, judge.task.relevant, judge.reference, depths=[judge.depth], k=judge.k)
 
 
 def main() -> None:

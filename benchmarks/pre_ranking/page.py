@@ -37,6 +37,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
     yield "## The models, data set by data set"
     for data in results.cells:
         yield sections.table(results, data)
+    yield sections.served(results)
     yield "## Quality against cost"
     panels = _panels(results)
     if panels:

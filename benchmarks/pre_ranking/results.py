@@ -46,6 +46,12 @@ class Results:
         path = self.root / data / "truth-0.json"
         return read_json(path) if path.exists() else None
 
+    def served_orders(self, data: str) -> dict[str, dict[str, float]]:
+        """The set metrics of the orders of the stages around a pre-ranker: order -> measure."""
+        path = self.root / "served" / f"{data}.json"
+        orders: dict[str, dict[str, float]] = read_json(path)["metrics"] if path.exists() else {}
+        return orders
+
     @cached_property
     def costs(self) -> dict[str, Cell]:
         """Model -> what the cost step measured."""

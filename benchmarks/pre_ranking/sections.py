@@ -12,6 +12,15 @@ from benchmarks.pre_ranking.results import Cell, Results, bytes_of, fastest, mea
 from benchmarks.pre_ranking.search import SEARCH_DATA
 
 CLEAR = ("confirmed", "refuted")
+SERVED = (
+    "## What each model keeps of the candidates it is served\n\n"
+    "A retriever serves 500 candidates of the catalogue, a ranker chooses 20 of what is left; a model "
+    "between them keeps 100. The models are those of the tables above, trained on exposures alone: none has "
+    "seen what a retriever serves. `kept@100`: of the held-out positives among the 500, the share it keeps; "
+    "`GAUC`: held-out positives against the other candidates; `Overlap@20` and `RCS@20@100`: the ranker's 20 "
+    "among its own 20, and among its 100. The first rows are the orders of the stages around it. What "
+    "training on such candidates brings is the part on learning to pre-rank."
+)
 LEARNING = (
     "One retriever serves 500 candidates, one ranker orders them; between them the same two-tower model"
     " keeps 100, taught in four ways: `pointwise` by all training exposures, `exposures` by those of "
@@ -83,6 +92,26 @@ def table(results: Results, data: str) -> str:
             f"{value.low:.4f} to {value.high:.4f}; differences between models are narrower (below)."
         )
     return "\n\n".join(part for part in parts if part)
+
+
+def served(results: Results) -> str:
+    """The set metrics of every model, where candidates are served; the most positives kept first."""
+    parts = []
+    for data, models in results.cells.items():
+        own = {n: [c for c in cells if "served" in c] for n, cells in models.items()}
+        own = {n: cells for n, cells in own.items() if cells and MODELS[n].ablates is None}
+        if not own:
+            continue
+        names = list(next(iter(own.values()))[0]["served"])
+        rows = [
+            [f"*{order}*", *(f"{values[name]:.4f}" for name in names), "-"]
+            for order, values in results.served_orders(data).items()
+        ]
+        for model in sorted(own, key=lambda n: -mean(own[n], "served", names[0])):
+            figures = [spread(values(own[model], "served", name)) for name in names]
+            rows.append([_named(model), *figures, str(len(own[model]))])
+        parts += [f"### {DATA[data].title}", markdown(["order of", *names, "seeds"], rows)]
+    return "\n\n".join([SERVED, *parts]) if parts else ""
 
 
 def costs(results: Results) -> str:

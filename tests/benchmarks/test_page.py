@@ -37,6 +37,7 @@ def results(tmp_path):
                 "seed": seed,
                 "test": {**figures, "AUC": figures["AUC"] + seed / 1000},
                 "valid": figures,
+                "served": {"kept@100": gain / 10},
                 "tuned": True,
                 "best_epoch": 7,
                 "parameters": 1234,
@@ -49,6 +50,10 @@ def results(tmp_path):
     write_json(
         tmp_path / "results" / "learning" / "a-1.json",
         {"data": "synthetic", "system": "exposures", "seed": 1, "metrics": {"kept@100": 0.625}},
+    )
+    write_json(
+        tmp_path / "results" / "served" / "ml-1m-hash.json",
+        {"data": "ml-1m-hash", "metrics": {"the retriever's order": {"kept@100": 0.75}}},
     )
     return Results(tmp_path / "results")
 
@@ -66,6 +71,8 @@ def test_the_page_says_what_is_there_and_what_is_not(results, tmp_path):
     assert "| `two-tower` | 0.8353 ± 0.0010 | 0.3667 ± 0.0000 |" in text
     assert "| IntTower without a history | AUC ≥ 0.8995 | `int-tower` | 0.9020 ± 0.0010, " in text
     assert "| `exposures` | 0.6250 | 1 |" in text
+    assert "| *the retriever's order* | 0.7500 | - |" in text
+    assert re.search(r"\| `int-tower` \| 0\.\d{4} ± 0\.0000 \| 3 \|", text)
     assert re.search(r"IntTower beats the two-tower \| IntTower \| \+0\.\d{4} \[\+", text)
     assert "- open-bandit: no cell of any model" in text
     assert "- learning to pre-rank" not in text  # it is there
