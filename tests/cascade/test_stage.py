@@ -21,6 +21,14 @@ def test_rows_are_a_request_of_their_own():
     assert part.depths == {"rank": 3}
 
 
+def test_rows_keep_what_is_allowed_to_all_and_cut_what_is_allowed_to_each():
+    all_of_them, each = torch.tensor([True, False, True]), torch.arange(12).reshape(4, 3) % 2 == 0
+    query = Batch(user=torch.arange(4))
+    assert Request(query).rows(1, 3).allow is None
+    assert torch.equal(Request(query, allow=all_of_them).rows(1, 3).allow, all_of_them)
+    assert torch.equal(Request(query, allow=each).rows(1, 3).allow, each[1:3])
+
+
 def test_rows_beyond_the_end_are_not_there():
     assert len(Request(Batch(user=torch.arange(3)), Ragged.of([[], [], []])).rows(2, 100)) == 1
 

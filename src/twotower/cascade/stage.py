@@ -25,13 +25,15 @@ class Request:
 
     ``query`` holds encoded columns (Q, ...), the history included; ``history`` the raw item keys of each
     query's past, oldest first, for sources that work on items alone; ``depths`` overrides a stage's k by
-    the stage's name, for this request only.
+    the stage's name, for this request only. ``allow`` says by item key what may be shown at all, to all
+    queries (N,) or to each (Q, N); None allows everything.
     """
 
     query: Batch
     history: Ragged | None = None
     exclude: Ragged | None = None
     depths: Mapping[str, int] = field(default_factory=dict)
+    allow: Tensor | None = None  # (N,) or (Q, N) bool by item key: what may be shown at all
 
     def __len__(self) -> int:
         return self.query.rows if self.query else len(self.history or ())
@@ -44,6 +46,7 @@ class Request:
             None if self.history is None else self.history.take(rows),
             None if self.exclude is None else self.exclude.take(rows),
             self.depths,
+            self.allow if self.allow is None or self.allow.dim() == 1 else self.allow[start:stop],
         )
 
 
