@@ -58,9 +58,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
     yield sections.search(results)
     yield sections.systems(results.systems("learning"), "## Learning to pre-rank", sections.LEARNING)
     yield differences(results.root / "learning")
-    yield sections.systems(
-        results.systems("sequences"), "## Leave-last-out: sequences, the whole catalogue", sections.SEQUENCES
-    )
+    yield sections.sequences(results)
     if (results.root / "replication").is_dir():
         yield sections.REPLICATION + "\n\n" + replication.table(results.root / "replication")
     yield _tsne(results, pictures)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -72,6 +73,20 @@ class Results:
     def systems(self, folder: str) -> list[Cell]:
         """Files of the form {"data", "system", "seed", "metrics": {...}}."""
         return [cell for cell in read_all(self.root / folder) if "metrics" in cell]
+
+    def per_query(self, folder: str, cell: Cell) -> dict[str, np.ndarray]:
+        """Measure -> (n,) values of a cell of `systems`, NaN where there is nothing to compare."""
+        path = self.root / folder / f"{cell['system']}-{cell['seed']}.parquet"
+        return {name: values.to_numpy() for name, values in pl.read_parquet(path).to_dict().items()}
+
+    def exact_sequences(self) -> np.ndarray | None:
+        """(n,) bool: whether all times of a leave-last-out query's user are exact."""
+        path = self.root / "sequences" / "exact.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as file:
+            found: np.ndarray = file["exact"]
+        return found
 
     def events(self, data: str) -> tuple[Tensor, Tensor] | None:
         """(n,) labels and users of the test events."""
