@@ -170,9 +170,12 @@ class Candidates:
 
     def best(self, k: int) -> Candidates:
         """The first k columns; fewer when there are fewer."""
-        return Candidates(
-            self.keys[:, :k], self.scores[:, :k], Batch((n, t[:, :k]) for n, t in self.pair.items())
-        )
+        return self.columns(0, k)
+
+    def columns(self, start: int, stop: int) -> Candidates:
+        """The columns start..stop of every query."""
+        pair = Batch((n, t[:, start:stop]) for n, t in self.pair.items())
+        return Candidates(self.keys[:, start:stop], self.scores[:, start:stop], pair)
 
     def sorted(self) -> Candidates:
         """Best first by score, ties by rising key, empty slots last. Stable and exact."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from twotower.cascade.deadline import Budget, Late
 from twotower.cascade.stage import Request, Stage
 from twotower.cascade.trace import Step, Trace
 from twotower.errors import ConfigError
@@ -11,9 +15,15 @@ from twotower.types import Candidates
 
 
 class Cascade:
-    """A value made of stages; calling it answers a request and says what each stage did."""
+    """A value made of stages; calling it answers a request and says what each stage did.
 
-    def __init__(self, *stages: Stage) -> None:
+    With a ``budget`` a stage that misses its deadline is *degraded*: the order it was given goes on, cut to
+    its depth; the trace says so, and `degraded` counts it. A later stage that reads what a degraded one would
+    have said of a pair is degraded too: there is nothing to read. The first stage has no order before it; it
+    runs to its end, and is only marked late.
+    """
+
+    def __init__(self, *stages: Stage, budget: Budget | None = None) -> None:
         names = [stage.name for stage in stages]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not stages or twice:
@@ -21,9 +31,18 @@ class Cascade:
                 f"stages need distinct names, these occur twice: {twice}" if twice else "no stages"
             )
         self.stages = stages
+        self.budget = budget or Budget()
+        self._check_names("the budget", self.budget.stages)
+        self.degraded: Counter[str] = Counter()
+        """Requests, by stage, that it did not order."""
 
     def __rshift__(self, other: Stage | Cascade) -> Cascade:
-        return Cascade(*self.stages, *(other.stages if isinstance(other, Cascade) else (other,)))
+        stages = other.stages if isinstance(other, Cascade) else (other,)
+        return Cascade(*self.stages, *stages, budget=self.budget)
+
+    def within(self, budget: Budget | None) -> Cascade:
+        """The same stages under another budget, with counts of its own."""
+        return Cascade(*self.stages, budget=budget)
 
     def __call__(self, request: Request) -> tuple[Candidates, Trace]:
         """The last stage's candidates, best first, and the trace of all stages.
@@ -31,22 +50,59 @@ class Cascade:
         Raises
         ------
         ConfigError
-            The request overrides the depth of a stage that does not exist, or with a negative one.
+            The request overrides the depth or time of a stage that does not exist, or a depth is negative.
         """
-        unknown = set(request.depths) - {stage.name for stage in self.stages}
-        if unknown:
-            raise ConfigError(f"no stage is called {sorted(unknown)}; stages: {self}")
+        self._check_names("a depth", request.depths)
         if any(k < 0 for k in request.depths.values()):
             raise ConfigError(f"a depth must not be negative, found {dict(request.depths)}")
-        candidates: Candidates | None = None
-        steps: list[Step] = []
+        budget = request.budget or self.budget
+        self._check_names("the budget", budget.stages)
+        began, steps = time.perf_counter(), list[Step]()
         for stage in self.stages:
-            start = time.perf_counter()
-            k = stage.depth(request)
-            output = stage.run(request, candidates, k)
-            steps.append(Step(stage.name, k, (time.perf_counter() - start) * 1e3, output, candidates))
-            candidates = output
+            given = steps[-1].output if steps else None
+            steps.append(self._step(stage, request, given, budget, began, steps))
         return steps[-1].output, Trace(tuple(steps))
+
+    def _step(
+        self,
+        stage: Stage,
+        request: Request,
+        given: Candidates | None,
+        budget: Budget,
+        began: float,
+        before: Sequence[Step],
+    ) -> Step:
+        """One stage's work, or the order it was given where it cannot do it in time."""
+        start, k = time.perf_counter(), stage.depth(request)
+        deadline = budget.of(stage.name, began, start)
+        if given is None:
+            output = stage.run(request, None, k)
+            late = deadline is not None and deadline.left_ms <= 0
+            return Step(stage.name, k, _ms_since(start), output, None, late=late)
+        missing = [name for name in stage.reads if name not in given.pair]
+        reason = f"needs {', '.join(missing)}" if missing and any(s.degraded for s in before) else None
+        if reason is None:
+            try:
+                timed = replace(request, deadline=deadline)
+                timed.check_time()
+                output = stage.run(timed, given, k)
+                timed.check_time()
+            except Late:
+                assert deadline is not None
+                reason = f"{(deadline.at - start) * 1e3:.1f} ms were not enough"
+        if reason is not None:
+            output = given.best(k)
+            self.degraded[stage.name] += len(request)
+        return Step(stage.name, k, _ms_since(start), output, given, reason)
+
+    def _check_names(self, what: str, names: Iterable[str]) -> None:
+        unknown = set(names) - {stage.name for stage in self.stages}
+        if unknown:
+            raise ConfigError(f"{what} is for {sorted(unknown)}, and no stage is called so; stages: {self}")
 
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.stages))
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3

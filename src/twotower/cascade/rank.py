@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.item_table import ItemTable
+from twotower.index.manifest import maker
 from twotower.models.base import Model
 from twotower.types import Candidates
+
+PIECE = 512
+"""Pairs scored between two looks at the clock, where there is a deadline."""
 
 
 class Rank(Stage):
@@ -17,7 +22,7 @@ class Rank(Stage):
     def __init__(
         self, model: Model, table: ItemTable, k: int = 50, name: str = "rank", pairs_at_once: int = 65_536
     ) -> None:
-        if table.produced_by != model.item_digest():
+        if maker(table.produced_by) != model.item_digest():
             raise MismatchError(
                 f"the item table was built by model {table.produced_by}, "
                 f"this one is {model.item_digest()}; rebuild the table"
@@ -39,11 +44,23 @@ class Rank(Stage):
         ranked = Candidates(candidates.keys, scores.float(), candidates.pair).sorted().best(k)
         return rank_pair(self.name, ranked)
 
-    def _scores(self, request: Request, candidates: Candidates, start: int, stop: int) -> torch.Tensor:
+    def _scores(self, request: Request, candidates: Candidates, start: int, stop: int) -> Tensor:
+        """(q, K) scores of the queries start..stop; in pieces where time is short, unless lists are whole."""
         query = self.model.encode_query(request.query.slice(start, stop))
-        item = self.table.take(candidates.keys[start:stop])
-        mask = candidates.mask[start:stop]
-        return self.model.score(query, item, candidates.pair.slice(start, stop), mask)
+        whole = request.deadline is None or self.model.kind == "list"
+        width = candidates.keys.shape[1]
+        piece = width if whole else max(1, PIECE // (stop - start))
+        scores = []
+        for left in range(0, width, piece):
+            request.check_time()
+            part = candidates.columns(left, left + piece)
+            item = self.table.take(part.keys[start:stop])
+            scores.append(self.model.score(query, item, part.pair.slice(start, stop), part.mask[start:stop]))
+        return torch.cat(scores, 1)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.model.pair_fields)
 
     @property
     def bytes_per_item(self) -> float:

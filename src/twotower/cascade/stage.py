@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from twotower.cascade.deadline import Budget, Deadline
 from twotower.types import Batch, Candidates, Ragged
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Request:
     ``query`` holds encoded columns (Q, ...), the history included; ``history`` the raw item keys of each
     query's past, oldest first, for sources that work on items alone; ``depths`` overrides a stage's k by
     the stage's name, for this request only. ``allow`` says by item key what may be shown at all, to all
-    queries (N,) or to each (Q, N); None allows everything.
+    queries (N,) or to each (Q, N); None allows everything. ``budget`` is the time this request may take, if
+    it is not the cascade's own; ``deadline`` the running stage's, set by the cascade.
     """
 
     query: Batch
@@ -34,6 +36,8 @@ class Request:
     exclude: Ragged | None = None
     depths: Mapping[str, int] = field(default_factory=dict)
     allow: Tensor | None = None  # (N,) or (Q, N) bool by item key: what may be shown at all
+    budget: Budget | None = None
+    deadline: Deadline | None = None
 
     def __len__(self) -> int:
         return self.query.rows if self.query else len(self.history or ())
@@ -41,20 +45,25 @@ class Request:
     def rows(self, start: int, stop: int) -> Request:
         """The queries start..stop as a request of their own."""
         rows = torch.arange(start, min(stop, len(self)))
-        return Request(
-            self.query.slice(start, stop),
-            None if self.history is None else self.history.take(rows),
-            None if self.exclude is None else self.exclude.take(rows),
-            self.depths,
-            self.allow if self.allow is None or self.allow.dim() == 1 else self.allow[start:stop],
+        return replace(
+            self,
+            query=self.query.slice(start, stop),
+            history=None if self.history is None else self.history.take(rows),
+            exclude=None if self.exclude is None else self.exclude.take(rows),
+            allow=self.allow if self.allow is None or self.allow.dim() == 1 else self.allow[start:stop],
         )
+
+    def check_time(self) -> None:
+        """Raise `twotower.cascade.deadline.Late` when the running stage is out of time."""
+        if self.deadline is not None:
+            self.deadline.check()
 
 
 class Stage(ABC):
     """Takes candidates, returns the best k of them, best first; equal scores by rising key.
 
     Only a retriever invents candidates. A stage returns no more than it was given or asked for, and works on
-    an empty candidate list.
+    an empty candidate list. One that can stop half-way calls ``request.check_time()`` between pieces of work.
     """
 
     def __init__(self, name: str, k: int) -> None:
@@ -68,6 +77,11 @@ class Stage(ABC):
     @abstractmethod
     def bytes_per_item(self) -> float:
         """What the stage keeps in memory for each item of the catalogue."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The pair fields of earlier stages that this one cannot do without."""
+        return ()
 
     def depth(self, request: Request) -> int:
         return request.depths.get(self.name, self.k)

@@ -16,6 +16,8 @@ class Step:
     took_ms: float
     output: Candidates
     given: Candidates | None  # None for the stage that retrieves
+    degraded: str | None = None  # why the stage did not order its output: then it is the order it was given
+    late: bool = False  # it took longer than it may, but could not be stopped
 
     @property
     def n_in(self) -> int | None:
@@ -37,6 +39,11 @@ class Trace:
     def took_ms(self) -> float:
         return sum(step.took_ms for step in self.steps)
 
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """The stages that did not do their work, because time or their input was missing."""
+        return tuple(step.stage for step in self.steps if step.degraded is not None)
+
     def dropped_by(self, row: int, key: int) -> str | None:
         """The stage that lost an item of query ``row``; None when it was kept to the end."""
         for step in self.steps:
@@ -48,5 +55,7 @@ class Trace:
         lines = []
         for step in self.steps:
             n_in = "catalogue" if step.n_in is None else f"{step.n_in:,}"
-            lines.append(f"{step.stage}: {n_in} -> {step.n_out:,} in {step.took_ms:.2f} ms")
+            line = f"{step.stage}: {n_in} -> {step.n_out:,} in {step.took_ms:.2f} ms"
+            line += f", degraded: {step.degraded}" if step.degraded else ", late" if step.late else ""
+            lines.append(line)
         return "\n".join(lines)

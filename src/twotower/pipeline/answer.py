@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from twotower.cascade.stage import Request
 from twotower.cascade.trace import Trace
 from twotower.errors import ConfigError
 from twotower.metrics.table import Column, Table
+from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.prepared import Prepared
 from twotower.types import Batch, Ragged
 
 
@@ -33,7 +33,8 @@ class Answer:
             {"stage": s.stage, "in": s.n_in, "out": s.n_out, "ms": round(s.took_ms, 3)}
             for s in self.trace.steps
         ]
-        return {"query": self.who, "items": self.items.to_dicts(), "trace": steps}
+        content = {"query": self.who, "items": self.items.to_dicts(), "trace": steps}
+        return content | ({"degraded": list(self.trace.degraded)} if self.trace.degraded else {})
 
     def text(self) -> str:
         # an id is a name, not an amount: without this it would be shown with thousands separators
@@ -45,7 +46,7 @@ class Answer:
 class Answerer:
     """A loaded cascade with the catalogue and the histories behind it."""
 
-    def __init__(self, prepared: Prepared, cascade: Cascade) -> None:
+    def __init__(self, prepared: Encoded, cascade: Cascade) -> None:
         self.prepared, self.cascade = prepared, cascade
         self.events = prepared.dataset.events
 
@@ -75,27 +76,39 @@ class Answerer:
         ConfigError
             Neither or both of user and features, an unknown id or field, or an unknown stage in ``depths``.
         """
-        if (user is None) == (features is None):
-            raise ConfigError("name a known user, or give the features of an unseen one")
-        if user is not None and history:
-            raise ConfigError("a known user's history is known; give a history only with features")
-        request, who = self._known(user) if user is not None else self._unseen(features or {}, history)
+        request, who = self.request(user=user, features=features, history=history)
         last = self.cascade.stages[-1].name
         chosen = (
             {stage.name: max(stage.k, k) for stage in self.cascade.stages} | {last: k} | dict(depths or {})
         )
-        candidates, trace = self.cascade(Request(request.query, request.history, request.exclude, chosen))
+        candidates, trace = self.cascade(replace(request, depths=chosen))
         best = candidates.best(k)
         real = best.mask[0]
         keys = best.keys[0][real].numpy()
         schema = self.prepared.dataset.schema
         texts = [f.name for f in schema.having(kind="text", role="item")]
         items = self.prepared.dataset.items.select(schema.item, *texts)[keys]
-        scores = {
-            f"{s.name} score": best.pair[f"{s.name}_score"][0][real].numpy() for s in self.cascade.stages
+        scores = {  # a stage that ran out of time gave none
+            f"{s.name} score": best.pair[f"{s.name}_score"][0][real].numpy()
+            for s in self.cascade.stages
+            if f"{s.name}_score" in best.pair
         }
         items = items.with_columns(pl.Series(name, values) for name, values in scores.items())
         return Answer(who, items.with_row_index("rank", offset=1), trace)
+
+    def request(
+        self,
+        *,
+        user: str | int | None = None,
+        features: Mapping[str, Any] | None = None,
+        history: Sequence[str | int] = (),
+    ) -> tuple[Request, str]:
+        """What the cascade is asked for them, and who they are in words; arguments as `answer`."""
+        if (user is None) == (features is None):
+            raise ConfigError("name a known user, or give the features of an unseen one")
+        if user is not None and history:
+            raise ConfigError("a known user's history is known; give a history only with features")
+        return self._known(user) if user is not None else self._unseen(features or {}, history)
 
     def _known(self, user: str | int) -> tuple[Request, str]:
         prepared = self.prepared

@@ -1,0 +1,178 @@
+"""A stage that is out of time hands on the order it was given, and says so."""
+
+import time
+
+import pytest
+import torch
+
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.deadline import Budget, Deadline, Late
+from twotower.cascade.rank import Rank
+from twotower.cascade.stage import Request, Stage, rank_pair
+from twotower.data.spec import Column, FeatureSpec
+from twotower.errors import ConfigError
+from twotower.index.item_table import ItemTable
+from twotower.models.catalogue import make_model
+from twotower.types import Batch, Candidates
+
+REQUEST = Request(Batch(user=torch.arange(2)))
+FOREVER = 3_600_000.0
+
+
+class First(Stage):
+    """Retrieves 0 .. k-1, best first, after ``wait_ms``."""
+
+    bytes_per_item = 0.0
+
+    def __init__(self, k: int, wait_ms: float = 0.0) -> None:
+        super().__init__("first", k)
+        self.wait_ms = wait_ms
+
+    def run(self, request, candidates, k):
+        time.sleep(self.wait_ms / 1e3)
+        keys = torch.arange(k).expand(len(request), k)
+        return rank_pair(self.name, Candidates(keys, -keys.float()))
+
+
+class Reverse(Stage):
+    """Turns the list round, in pieces of a millisecond."""
+
+    bytes_per_item = 0.0
+
+    def __init__(self, name: str, k: int, pieces: int = 0, looks: bool = True, reads: tuple[str, ...] = ()):
+        super().__init__(name, k)
+        self.pieces, self.looks, self._reads, self.done = pieces, looks, reads, 0
+
+    @property
+    def reads(self):
+        return self._reads
+
+    def run(self, request, candidates, k):
+        for _ in range(self.pieces):
+            if self.looks:
+                request.check_time()
+            time.sleep(0.001)
+            self.done += 1
+        turned = Candidates(candidates.keys, candidates.keys.float(), candidates.pair)
+        return rank_pair(self.name, turned.sorted().best(k))
+
+
+def test_a_late_stage_hands_on_the_order_it_was_given():
+    slow = Reverse("slow", 3, pieces=1000)
+    cascade = (First(6) >> slow).within(Budget(stages={"slow": 5}))
+    found, trace = cascade(REQUEST)
+    assert found.keys.tolist() == [[0, 1, 2]] * 2
+    assert trace.degraded == ("slow",)
+    assert 0 < slow.done < 1000  # it was stopped on its way
+    assert "degraded: 5.0 ms were not enough" in str(trace)
+    assert cascade.degraded == {"slow": 2}  # two queries
+
+
+def test_without_a_budget_nothing_is_stopped():
+    cascade = First(6) >> Reverse("slow", 3, pieces=20)
+    found, trace = cascade(REQUEST)
+    assert found.keys.tolist() == [[5, 4, 3]] * 2
+    assert trace.degraded == ()
+    assert not cascade.degraded
+
+
+def test_a_stage_that_never_looks_at_the_clock_is_not_believed_either():
+    cascade = (First(6) >> Reverse("deaf", 3, pieces=20, looks=False)).within(Budget(stages={"deaf": 1}))
+    found, trace = cascade(REQUEST)
+    assert found.keys.tolist() == [[0, 1, 2]] * 2
+    assert trace.degraded == ("deaf",)
+
+
+def test_the_first_stage_runs_to_its_end_and_is_marked_late():
+    cascade = (First(4, wait_ms=10) >> Reverse("next", 2)).within(Budget(total_ms=5))
+    found, trace = cascade(REQUEST)
+    assert found.keys.tolist() == [[0, 1]] * 2
+    assert trace.steps[0].late
+    assert "first: catalogue -> 8" in str(trace)
+    assert trace.degraded == ("next",)  # nothing was left for it
+
+
+def test_who_reads_a_degraded_stage_is_degraded_too_and_others_are_not():
+    stages = (
+        First(6),
+        Reverse("slow", 5, pieces=1000),
+        Reverse("reader", 4, reads=("first_score", "slow_score")),
+        Reverse("other", 3, reads=("first_rank",)),
+    )
+    found, trace = Cascade(*stages, budget=Budget(stages={"slow": 2}))(REQUEST)
+    assert trace.degraded == ("slow", "reader")
+    assert trace.steps[2].degraded == "needs slow_score"
+    assert found.keys.tolist() == [[3, 2, 1]] * 2  # `other` turned what `first` gave, cut to four
+
+
+def test_a_requests_own_budget_goes_before_the_cascades():
+    cascade = (First(6) >> Reverse("slow", 3, pieces=10)).within(Budget(total_ms=FOREVER))
+    hurried = Request(REQUEST.query, budget=Budget(total_ms=3))
+    assert cascade(hurried)[1].degraded == ("slow",)
+    assert cascade(REQUEST)[1].degraded == ()
+
+
+@pytest.mark.parametrize("total_ms", [0.5, 10.0, 5000.0])
+@pytest.mark.parametrize("own_ms", [None, 0.1, 1e6])
+def test_inner_deadlines_lie_strictly_inside_the_outer_one(total_ms, own_ms):
+    budget = Budget(total_ms=total_ms, stages={} if own_ms is None else {"a": own_ms})
+    for now in (0.0, 0.001, 10.0):
+        assert budget.of("a", 0.0, now).at < total_ms / 1e3
+    assert Budget().of("a", 0.0, 0.0) is None
+
+
+def test_a_budget_for_no_stage_is_an_error():
+    with pytest.raises(ConfigError, match=r"the budget is for \['rank'\].*first\(4\)"):
+        Cascade(First(4)).within(Budget(stages={"rank": 1}))
+    with pytest.raises(ConfigError, match="the budget"):
+        Cascade(First(4))(Request(REQUEST.query, budget=Budget(stages={"rank": 1})))
+    with pytest.raises(ValueError, match="greater than 0"):
+        Budget(total_ms=0)
+
+
+def test_a_cascade_keeps_its_budget_when_it_grows():
+    cascade = Cascade(First(4), budget=Budget(total_ms=7)) >> Reverse("b", 2)
+    assert cascade.budget.total_ms == 7
+
+
+class TestRank:
+    """The stage of a real model."""
+
+    SPEC = FeatureSpec(
+        columns=(
+            Column(name="user", kind="id", side="query", size=9),
+            Column(name="movie", kind="id", side="item", size=3000),
+        )
+    )
+
+    def stage(self, k: int = 50) -> Rank:
+        torch.manual_seed(0)
+        config = {"embedding": 4, "crosses": 1, "layers": [8], "pair": ["first_score"]}
+        model = make_model("dcn-v2", self.SPEC, config).eval()
+        items = Batch(movie=torch.arange(2000) + 2)
+        table = ItemTable.build(
+            lambda keys: model.encode_item(items.take(keys)), 2000, model.item_specs(), model.item_digest()
+        )
+        return Rank(model, table, k)
+
+    def test_scoring_in_pieces_gives_the_same(self):
+        whole = (First(1500) >> self.stage())(REQUEST)[0]
+        pieces = (First(1500) >> self.stage()).within(Budget(total_ms=FOREVER))(REQUEST)[0]
+        assert torch.equal(whole.keys, pieces.keys)
+        torch.testing.assert_close(whole.scores, pieces.scores)
+
+    def test_no_time_at_all(self):
+        stage = self.stage()
+        timed = Request(REQUEST.query, deadline=Deadline(time.perf_counter() - 1))
+        with pytest.raises(Late):
+            stage.run(timed, First(1500).run(REQUEST, None, 1500), 50)
+        found, trace = (First(1500) >> stage).within(Budget(stages={"rank": 1e-6}))(REQUEST)
+        assert found.keys.tolist() == [list(range(50))] * 2
+        assert trace.degraded == ("rank",)
+        assert stage.reads == ("first_score",)
+
+    @pytest.mark.parametrize("k", [0, 5, 5000])
+    def test_an_empty_list_has_all_the_time_it_needs(self, k):
+        cascade = (First(0) >> self.stage()).within(Budget(total_ms=FOREVER))
+        found, _ = cascade(Request(REQUEST.query, depths={"rank": k}))
+        assert found.counts.tolist() == [0, 0]
