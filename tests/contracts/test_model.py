@@ -1,7 +1,10 @@
-"""What every model promises, tested for every model. A new one is one more line in MODELS."""
+"""What every model promises, tested for every model. A new one is one more line in MODELS, or in LISTS where
+the company of a candidate may change its score.
+"""
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from twotower.data.features import Column, FeatureSpec
@@ -100,6 +103,14 @@ MODELS = [
     ("din", {"embedding": 4, "layers": [8], "store": "ids", "weighting": "softmax", "activation": "prelu"}),
     ("din", {"embedding": 4, "layers": [8], "activation": "relu", "pair": ["retrieve_score"]}),
 ]
+PLACED = {"pair": ["retrieve_score"], "position": "retrieve_rank"}
+LISTS = [
+    ("prm", {"embedding": 4, "dim": 6, "list_length": 8, "history": MEAN, **PLACED}),
+    ("prm", {"embedding": 4, "dim": 6, "list_length": 5, "blocks": 1, "store": "ids", **PLACED}),
+    ("prm", {"embedding": 4, "dim": 9, "heads": 3, "pair": [], "position": "retrieve_rank"}),
+    ("prm", {"embedding": 4, "dim": 4, "pair": ["retrieve_rank"], "position": None, "store": "embeddings"}),
+    ("prm", {"embedding": 4, "dim": 4, "heads": 1, "pair": [], "position": None, "sparse": True}),
+]
 Q, C = 5, 8
 
 
@@ -132,11 +143,20 @@ def pairs(Q: int = Q, K: int = C) -> Batch:
     )
 
 
-@pytest.fixture(params=MODELS, ids=lambda m: f"{m[0]}-{m[1]}")
+def label(about):
+    return f"{about[0]}-{about[1]}"
+
+
+@pytest.fixture(params=[*MODELS, *LISTS], ids=label)
 def named(request):
+    return request.param[0], after_training(*request.param)
+
+
+def after_training(name, config):
     torch.manual_seed(0)
-    name, config = request.param
     model = make_model(name, SPEC, config)
+    if model.kind == "list":  # which places it knows
+        model.score(model.encode_query(queries()), model.encode_item(items()), pairs())
     for label, buffer in model.named_buffers():  # as after some training, so that norms do something
         if buffer.dtype.is_floating_point:
             low, high = (-0.2, 0.2) if label.endswith("running_mean") else (0.5, 1.5)  # 1 silences a ReLU
@@ -144,7 +164,7 @@ def named(request):
     for parameter in model.parameters():  # a layer that starts at zero would hide what stands before it
         if not parameter.any():
             torch.nn.init.normal_(parameter)
-    return name, model.eval()
+    return model.eval()
 
 
 @pytest.fixture
@@ -167,7 +187,9 @@ def test_shared_and_own_candidates_score_the_same(model):
     torch.testing.assert_close(shared, scores(model, queries(), own(items()), pairs()), atol=1e-5, rtol=1e-5)
 
 
-def test_other_candidates_never_change_a_score(model):
+@pytest.mark.parametrize("about", MODELS, ids=label)
+def test_other_candidates_never_change_a_score(about):
+    model = after_training(*about)
     some = torch.tensor([6, 1])
     few = scores(model, queries(), items().take(some), Batch((n, t[:, some]) for n, t in pairs().items()))
     torch.testing.assert_close(few, scores(model, queries(), items(), pairs())[:, some], atol=1e-5, rtol=1e-5)
@@ -189,7 +211,9 @@ def test_padding_never_changes_a_score(model):
     torch.testing.assert_close(scores(model, longer, item, pairs()), scores(model, shorter, item, pairs()))
 
 
-def test_masked_candidates_score_minus_infinity_and_change_no_other(model):
+@pytest.mark.parametrize("about", MODELS, ids=label)
+def test_masked_candidates_score_minus_infinity_and_change_no_other(about):
+    model = after_training(*about)
     mask = torch.rand(Q, C, generator=torch.Generator().manual_seed(3)) < 0.5
     out = scores(model, queries(), own(items()), pairs(), mask)
     assert (out[~mask] == -torch.inf).all()
@@ -218,18 +242,22 @@ def test_every_storage_depth_scores_the_same_and_declares_its_cost(model):
 
 @torch.no_grad()
 def measured_flops(model) -> float:
-    """What the counter of torch finds in `score`, per candidate: from two numbers of candidates."""
-    total = []
-    for K in (3, 7):
-        query, item = (
-            model.encode_query(queries()),
-            model.encode_item(Batch((n, t[:, :K]) for n, t in own(items()).items())),
-        )
-        pair = Batch((n, t[:, :K]) for n, t in pairs().items())
-        with FlopCounterMode(display=False) as counter:
-            model.score(query, item, pair)
-        total.append(counter.get_total_flops())
-    return (total[1] - total[0]) / (4 * Q)
+    """What the counter of torch finds in `score`, per candidate: from two numbers of candidates, or for a
+    list model from one list as long as it declares.
+    """
+    if model.kind == "list":
+        return counted_flops(model, model.config.list_length) / (Q * model.config.list_length)
+    return (counted_flops(model, 7) - counted_flops(model, 3)) / (4 * Q)
+
+
+def counted_flops(model, K: int) -> int:
+    at = torch.arange(K) % C
+    query, item = model.encode_query(queries()), model.encode_item(items().take(at.expand(Q, K)))
+    pair = Batch((n, t[:, at]) for n, t in pairs().items())
+    # the counter knows attention by its products only, not fused
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.score(query, item, pair)
+    return int(counter.get_total_flops())
 
 
 def test_only_what_the_item_rep_depends_on_is_in_its_digest(model):
@@ -295,3 +323,41 @@ def test_every_place_of_a_sequence_answers_as_if_the_history_ended_there(name, c
             assert places.keys() == single.keys()
             for part, tensor in places.items():
                 torch.testing.assert_close(tensor[t], single[part][0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(params=LISTS, ids=label)
+def list_model(request):
+    return after_training(*request.param)
+
+
+def test_the_company_may_change_a_score_of_a_list_model(list_model):
+    assert list_model.kind == "list"
+    few = Batch((n, t[:, :3]) for n, t in pairs().items())
+    alone = scores(list_model, queries(), items().slice(0, 3), few)
+    assert (alone - scores(list_model, queries(), items(), pairs())[:, :3]).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_candidates_nobody_sees_change_no_other(list_model):
+    """Masked ones are as if they were not there, whatever stands in their places."""
+    mask = torch.rand(Q, C, generator=torch.Generator().manual_seed(4)) < 0.6
+    mask[1] = False
+    broken = Batch((n, t.masked_fill(~mask, float("nan"))) for n, t in pairs().items() if n.endswith("score"))
+    broken["retrieve_rank"] = pairs()["retrieve_rank"]
+    found = scores(list_model, queries(), own(items()), broken, mask)
+    assert (found[~mask] == -torch.inf).all()
+    for q in range(Q):
+        at = mask[q].nonzero()[:, 0]
+        pair = Batch((n, t[q : q + 1, at]) for n, t in pairs().items())
+        real = scores(list_model, queries().slice(q, q + 1), items().take(at), pair)
+        torch.testing.assert_close(found[q : q + 1, at], real, atol=1e-5, rtol=1e-5)
+
+
+def test_a_permuted_list_has_permuted_scores(list_model):
+    """The place in the list is what the pair says of it, not the column a candidate stands in."""
+    order = torch.stack([torch.randperm(C, generator=torch.Generator().manual_seed(q)) for q in range(Q)])
+    item = own(items())
+    moved = Batch((n, torch.stack([t[q, order[q]] for q in range(Q)])) for n, t in item.items())
+    pair = Batch((n, t.gather(1, order)) for n, t in pairs().items())
+    expected = scores(list_model, queries(), item, pairs()).gather(1, order)
+    torch.testing.assert_close(scores(list_model, queries(), moved, pair), expected, atol=1e-5, rtol=1e-5)

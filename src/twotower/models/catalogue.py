@@ -34,6 +34,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "autoint": ("twotower.models.autoint", "AutoInt", "AutoIntConfig"),
     "din": ("twotower.models.din", "DIN", "DINConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
+    "prm": ("twotower.models.prm", "PRM", "PRMConfig"),
 }
 """Name in recipes -> module, model class, config class."""
 

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field as Option
 from torch import Tensor, nn
 
 from twotower.config import Config
 from twotower.data.spec import Column, FeatureSpec
-from twotower.models.base import Model, masked, pair_columns
+from twotower.models.base import Model, ModelKind, masked, pair_columns
 from twotower.nn.history import HistoryConfig
 from twotower.nn.inputs import Inputs
 from twotower.nn.mlp import Norm
@@ -54,7 +54,7 @@ class DeepConfig(JointConfig):
 class Joint(Model):
     """A ranker: `query_part` once per request, `item_part` once per item, `interact` per candidate."""
 
-    kind = "joint"
+    kind: ClassVar[ModelKind] = "joint"
     stores = ("ids", "embeddings", "first_layer")
     config: JointConfig
 
@@ -134,7 +134,7 @@ class Joint(Model):
         Q, K = next(iter(query.values())).shape[0], self._candidates(item)
         if self.pair is None:
             return masked(self.interact(query, parts, None), mask)
-        vector, share = self.pair(pair_columns(pair, self.pair_fields, (Q, K)))
+        vector, share = self.pair(pair_columns(pair, self.config.pair, (Q, K)))
         return masked(self.interact(query, parts, vector) + share, mask)
 
     def item_specs(self) -> tuple[RepSpec, ...]:
