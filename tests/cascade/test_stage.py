@@ -12,6 +12,7 @@ def test_rows_are_a_request_of_their_own():
         Ragged.of([[0], [1, 1], [], [3]]),
         Ragged.of([[], [5], [6], []]),
         {"rank": 3},
+        time=torch.tensor([4, 5, 6, 7]),
     )
     part = request.rows(1, 3)
     assert (len(request), len(part)) == (4, 2)
@@ -19,6 +20,7 @@ def test_rows_are_a_request_of_their_own():
     assert [row.tolist() for row in part.history] == [[1, 1], []]
     assert [row.tolist() for row in part.exclude] == [[5], [6]]
     assert part.depths == {"rank": 3}
+    assert part.time.tolist() == [5, 6]
 
 
 def test_rows_keep_what_is_allowed_to_all_and_cut_what_is_allowed_to_each():

@@ -27,8 +27,9 @@ class Request:
     ``query`` holds encoded columns (Q, ...), the history included; ``history`` the raw item keys of each
     query's past, oldest first, for sources that work on items alone; ``depths`` overrides a stage's k by
     the stage's name, for this request only. ``allow`` says by item key what may be shown at all, to all
-    queries (N,) or to each (Q, N); None allows everything. ``budget`` is the time this request may take, if
-    it is not the cascade's own; ``deadline`` the running stage's, set by the cascade.
+    queries (N,) or to each (Q, N); None allows everything. ``time`` says when each query is asked, for rules
+    on how old an item is. ``budget`` is the time this request may take, if it is not the cascade's own;
+    ``deadline`` the running stage's, set by the cascade.
     """
 
     query: Batch
@@ -36,6 +37,7 @@ class Request:
     exclude: Ragged | None = None
     depths: Mapping[str, int] = field(default_factory=dict)
     allow: Tensor | None = None  # (N,) or (Q, N) bool by item key: what may be shown at all
+    time: Tensor | None = None  # (Q,) seconds since 1970, as events have them
     budget: Budget | None = None
     deadline: Deadline | None = None
 
@@ -51,6 +53,7 @@ class Request:
             history=None if self.history is None else self.history.take(rows),
             exclude=None if self.exclude is None else self.exclude.take(rows),
             allow=self.allow if self.allow is None or self.allow.dim() == 1 else self.allow[start:stop],
+            time=None if self.time is None else self.time[start:stop],
         )
 
     def check_time(self) -> None:

@@ -1,0 +1,91 @@
+"""A stage that drops what may not be shown, and changes nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from twotower.cascade.stage import Request, Stage, rank_pair
+from twotower.errors import ConfigError, MismatchError
+from twotower.types import NO_ITEM, Candidates, Ragged
+
+
+class Filter(Stage):
+    """Keeps candidates that the mask and the request allow and that the request does not exclude.
+
+    Scores and order stay. ``allow`` (N,) bool by item key is what holds for every request, such as
+    ``attributes.mask(predicate)``; None allows everything. What was dropped leaves the list shorter: to get a
+    full one, give the mask to the retriever as well, by ``Request.allow``.
+    """
+
+    def __init__(self, allow: Tensor | None = None, k: int = 500, name: str = "filter") -> None:
+        super().__init__(name, k)
+        if allow is not None and (allow.dim() != 1 or allow.dtype != torch.bool):
+            raise ConfigError(f"expected a mask (N,) bool, found {tuple(allow.shape)} {allow.dtype}")
+        self.allow = allow
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        if candidates is None:
+            raise ConfigError(f"stage {self.name!r} filters candidates, but stands first; retrieve before it")
+        keep = presentable(request, candidates.keys)
+        if self.allow is not None:
+            keep &= allowed(self.allow, candidates.keys)
+        return rank_pair(self.name, only(candidates, keep).best(k))
+
+    @property
+    def bytes_per_item(self) -> float:
+        return 0 if self.allow is None else 1
+
+
+def only(candidates: Candidates, keep: Tensor) -> Candidates:
+    """The candidates where ``keep`` (Q, K) is true, in the same order; then empty slots."""
+    keys = candidates.keys.masked_fill(~keep, NO_ITEM)
+    return Candidates(keys, candidates.scores.masked_fill(~keep, -torch.inf), candidates.pair).sorted()
+
+
+def presentable(request: Request, keys: Tensor) -> Tensor:
+    """(Q, K) bool: which keys are items that the request allows and does not exclude."""
+    keep = keys >= 0
+    if request.allow is not None:
+        keep &= allowed(request.allow, keys)
+    if request.exclude is not None:
+        keep &= ~contains(request.exclude, keys)
+    return keep
+
+
+def allowed(allow: Tensor, keys: Tensor) -> Tensor:
+    """(Q, K) bool: what a mask (N,) or (Q, N) says of keys (Q, K); false in empty slots.
+
+    Raises
+    ------
+    MismatchError
+        A key or a number of queries that the mask does not cover.
+    """
+    size = allow.shape[-1]
+    if allow.dim() == 2 and len(allow) != len(keys):
+        raise MismatchError(f"a mask for {len(allow)} queries was given with candidates of {len(keys)}")
+    if keys.numel() and int(keys.max()) >= size:
+        raise MismatchError(
+            f"candidates hold the item key {int(keys.max())}, and the mask ends with {size - 1}: "
+            "make it from the same item table as the index"
+        )
+    real = keys >= 0
+    place = keys.clamp(min=0)
+    if not size:
+        return real
+    return real & (allow[place] if allow.dim() == 1 else allow.gather(1, place))
+
+
+def contains(lists: Ragged, keys: Tensor) -> Tensor:
+    """(Q, K) bool: whether list q holds the key; never true of an empty slot.
+
+    >>> contains(Ragged.of([[5, 6], []]), torch.tensor([[6, 7], [6, -1]])).tolist()
+    [[True, False], [False, False]]
+    """
+    if len(lists) != len(keys):
+        raise MismatchError(f"{len(lists)} lists of excluded items were given for {len(keys)} queries")
+    stride = 1 + int(max((t.max() for t in (keys, lists.values) if t.numel()), default=torch.tensor(0)))
+    row = torch.arange(len(keys), device=keys.device)[:, None]
+    real = lists.values >= 0
+    held = lists.row_of_value()[real] * stride + lists.values[real]
+    return torch.isin(row * stride + keys, held) & (keys >= 0)
