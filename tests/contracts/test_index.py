@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.index.base import Index
-from twotower.index.build import IndexConfig, build_index, load_index
+from twotower.index.build import BuiltIndex, IndexConfig, build_index, load_index
+from twotower.index.delta import DeltaIndex
 from twotower.types import NO_ITEM, Candidates, Ragged
 
 RECALL_FLOOR = {
@@ -24,19 +26,49 @@ RECALL_FLOOR = {
 ITEMS, DIM = 2_000, 16
 
 
-@pytest.fixture(params=list(RECALL_FLOOR))
-def config(request: pytest.FixtureRequest) -> IndexConfig:
-    if request.param == "exact":
-        return IndexConfig()
-    return IndexConfig(kind="faiss", factory=request.param, effort=64 if "HNSW" in request.param else 8)
+class Member(NamedTuple):
+    """A kind of index; with ``delta``, one that came to what it holds by additions, updates and deletions."""
+
+    name: str
+    delta: bool = False
+
+    @property
+    def config(self) -> IndexConfig:
+        if self.name == "exact":
+            return IndexConfig()
+        return IndexConfig(kind="faiss", factory=self.name, effort=64 if "HNSW" in self.name else 8)
+
+
+MEMBERS = [Member(name) for name in RECALL_FLOOR]
+MEMBERS += [Member(name, delta=True) for name in ("exact", "HNSW16", "RR16,IVF16,SQ8")]
+
+
+@pytest.fixture(params=MEMBERS, ids=lambda member: f"delta over {member.name}" * member.delta or member.name)
+def member(request: pytest.FixtureRequest) -> Member:
+    found: Member = request.param
+    return found
 
 
 @pytest.fixture
-def build(config: IndexConfig) -> Callable[..., Index]:
+def build(member: Member) -> Callable[..., Index]:
     def make(vectors: Tensor, keys: Tensor | None = None, produced_by: str = "model") -> Index:
-        return build_index(config, vectors, keys, produced_by)
+        index = build_index(member.config, vectors, keys, produced_by)
+        return changed(index, vectors, keys) if member.delta else index
 
     return make
+
+
+def changed(index: BuiltIndex, vectors: Tensor, keys: Tensor | None) -> DeltaIndex:
+    """The same items in the end: half were deleted and came again, a third changed, others came and went."""
+    keys = torch.arange(len(vectors)) if keys is None else keys
+    delta = DeltaIndex(index)
+    delta.upsert(keys[::3], torch.full_like(vectors[::3], 50.0))
+    others = torch.arange(100) + 10**6
+    delta.add(others, torch.full((100, vectors.shape[1]), 50.0))
+    delta.delete(torch.cat([others, keys[::2]]))
+    delta.upsert(keys[::3], vectors[::3])
+    delta.upsert(keys[::2], vectors[::2])
+    return delta
 
 
 def world(items: int = ITEMS, queries: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -73,14 +105,14 @@ def recall(found: Candidates, truth: Candidates) -> float:
     return float(hits.sum() / truth.mask.sum())
 
 
-def test_finds_what_brute_force_finds(build: Callable[..., Index], config: IndexConfig) -> None:
+def test_finds_what_brute_force_finds(build: Callable[..., Index], member: Member) -> None:
     vectors, query = world()
     keys = torch.randperm(3 * ITEMS, generator=torch.Generator().manual_seed(1))[:ITEMS]
     index = build(vectors, keys)
     assert isinstance(index, Index)
     assert (len(index), index.dim, index.produced_by) == (ITEMS, DIM, "model")
     found, truth = index.search(query, 20), brute_force(vectors, keys, query, 20, None)
-    floor = RECALL_FLOOR["exact" if config.kind == "exact" else config.factory]
+    floor = RECALL_FLOOR[member.name]
     assert recall(found, truth) >= floor
     if index.exact:
         assert torch.equal(found.keys, truth.keys)
@@ -147,11 +179,13 @@ def test_saving_and_loading_change_nothing(build: Callable[..., Index], tmp_path
     vectors, query = world()
     index = build(vectors, torch.arange(ITEMS) + 5)
     index.save(tmp_path / "index")
-    again = load_index(tmp_path / "index", expect="model")
+    again = type(index).load(tmp_path / "index", expect="model")
     assert (type(again), len(again), again.produced_by) == (type(index), ITEMS, "model")
-    before, after = index.search(query, 20), again.search(query, 20)
-    assert torch.equal(before.keys, after.keys)
-    assert torch.equal(before.scores, after.scores)
+    before = index.search(query, 20)
+    for one in (again, load_index(tmp_path / "index", expect="model")):
+        after = one.search(query, 20)
+        assert torch.equal(before.keys, after.keys)
+        assert torch.equal(before.scores, after.scores)
     assert again.bytes_per_item == index.bytes_per_item >= DIM * 4
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.index import exact, faiss_index
-from twotower.index.base import Index
 from twotower.index.manifest import open_artefact
+
+BuiltIndex = exact.ExactIndex | faiss_index.FaissIndex
 
 
 class IndexConfig(Config):
@@ -30,7 +31,7 @@ class IndexConfig(Config):
 
 def build_index(
     config: IndexConfig, vectors: Tensor, keys: Tensor | None = None, produced_by: str = ""
-) -> Index:
+) -> BuiltIndex:
     """An index of ``vectors`` (C, D) with ``keys`` (C,), by default 0 .. C-1.
 
     >>> import torch
@@ -51,9 +52,9 @@ def build_index(
     )
 
 
-def load_index(directory: str | Path, expect: str | None = None, *, verify: bool = True) -> Index:
+def load_index(directory: str | Path, expect: str | None = None, *, verify: bool = True) -> BuiltIndex:
     """The index a directory holds, of whatever kind; ``expect`` is the digest of its model."""
-    kinds: dict[str, type[exact.ExactIndex] | type[faiss_index.FaissIndex]] = {
+    kinds: dict[str, type[BuiltIndex]] = {
         exact.KIND: exact.ExactIndex,
         faiss_index.KIND: faiss_index.FaissIndex,
     }

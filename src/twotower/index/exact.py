@@ -38,6 +38,10 @@ class ExactIndex:
         """An index of ``vectors`` (C, D) with ``keys`` (C,), by default 0 .. C-1."""
         return cls(Vectors.of(vectors, keys), produced_by, memory_mb=memory_mb)
 
+    def rebuilt(self, vectors: Tensor, keys: Tensor) -> Self:
+        """An index of other vectors of the same model, made as this one was."""
+        return type(self).build(vectors, keys, self.produced_by, memory_mb=self.memory_mb)
+
     def __len__(self) -> int:
         return len(self.vectors)
 

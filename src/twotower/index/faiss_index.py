@@ -104,6 +104,16 @@ class FaissIndex:
             ) from error
         return cls(checked, index, factory, effort or _default_effort(inner), produced_by)
 
+    def rebuilt(self, vectors: Tensor, keys: Tensor) -> Self:
+        """An index of other vectors of the same model, made as this one was; fails as `build` does."""
+        inner = _innermost(self._faiss)
+        options: dict[str, Any] = {"graph_space": "distance" if self._by_distance else "product"}
+        if isinstance(inner, _faiss().IndexHNSW):
+            options["ef_construction"] = inner.hnsw.efConstruction
+        return type(self).build(
+            vectors, keys, self.produced_by, factory=self.factory, effort=self.effort, **options
+        )
+
     def __len__(self) -> int:
         return len(self.vectors)
 

@@ -123,17 +123,18 @@ class ItemTable:
             )
         empty = keys == NO_ITEM
         if not empty.any():
-            return self._declared(self.stored.take(keys))
+            return self.as_declared(self.stored.take(keys))
         rep = Rep((s.name, torch.zeros(*keys.shape, *s.shape, dtype=_dtype(s.dtype))) for s in self.specs)
-        for name, tensor in self._declared(self.stored.take(keys[~empty])).items():
+        for name, tensor in self.as_declared(self.stored.take(keys[~empty])).items():
             rep[name][~empty] = tensor
         return rep
 
     def slice(self, start: int, stop: int) -> Rep:
         """Rows start .. stop-1, (C, ...)."""
-        return self._declared(self.stored.slice(start, stop))
+        return self.as_declared(self.stored.slice(start, stop))
 
-    def _declared(self, rep: Rep) -> Rep:
+    def as_declared(self, rep: Rep) -> Rep:
+        """Stored rows in the dtypes the model declares."""
         return Rep((s.name, rep[s.name].to(_dtype(s.dtype))) for s in self.specs)
 
     def __repr__(self) -> str:
@@ -148,12 +149,18 @@ def _encode_chunks(
     for start in range(0, rows, chunk):
         keys = torch.arange(start, min(start + chunk, rows))
         with torch.no_grad():
-            rep = encode(keys)
-        found = {name: (tuple(t.shape), _name(t.dtype)) for name, t in rep.items()}
-        wanted = {s.name: ((len(keys), *s.shape), s.dtype) for s in specs}
-        if found != wanted:
-            raise MismatchError(f"encode returned {found} for items {start}.., the specs declare {wanted}")
-        yield start, Rep((s.name, rep[s.name].to("cpu", _dtype(s.dtype))) for s in kept)
+            yield start, as_stored(encode(keys), keys, specs, kept)
+
+
+def as_stored(rep: Rep, keys: Tensor, specs: Sequence[RepSpec], kept: Sequence[RepSpec]) -> Rep:
+    """What a table keeps of the representation of ``keys``; a `MismatchError` if it is not as declared."""
+    found = {name: (tuple(t.shape), _name(t.dtype)) for name, t in rep.items()}
+    wanted = {s.name: ((len(keys), *s.shape), s.dtype) for s in specs}
+    if found != wanted:
+        raise MismatchError(
+            f"encode returned {found} for items {keys[:1].tolist()}.., the specs declare {wanted}"
+        )
+    return Rep((s.name, rep[s.name].detach().to("cpu", _dtype(s.dtype))) for s in kept)
 
 
 def _about(rows: int, specs: Sequence[RepSpec], kept: Sequence[RepSpec]) -> dict[str, Any]:

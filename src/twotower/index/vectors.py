@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, MismatchError, StorageError
+from twotower.index.keyed_rows import find
 from twotower.index.manifest import Artefact, write_tensor
 from twotower.types import NO_ITEM, Ragged
 
@@ -56,7 +57,7 @@ class Vectors:
                 f"first the one of key {int(keys[broken][0])}",
                 remedy="look for a diverged training run, or missing values in item features",
             )
-        return cls(values, keys)
+        return cls(values, keys.contiguous())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -71,10 +72,7 @@ class Vectors:
 
     def positions(self, keys: Tensor) -> Tensor:
         """Position of each key, -1 for one that is not here."""
-        if len(self) == 0:
-            return torch.full_like(keys, -1)
-        position = torch.searchsorted(self.keys, keys).clamp(max=len(self) - 1)
-        return position.masked_fill(self.keys[position] != keys, -1)
+        return find(self.keys, keys)
 
     def keys_at(self, positions: Tensor) -> Tensor:
         """Key of each position, `NO_ITEM` for -1."""
