@@ -9,6 +9,7 @@ import torch
 from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.base import Index
+from twotower.index.manifest import maker
 from twotower.models.base import Model
 from twotower.types import Candidates, Ragged
 
@@ -19,7 +20,7 @@ class Retrieve(Stage):
     def __init__(self, model: Model, index: Index, k: int = 500, name: str = "retrieve") -> None:
         if model.kind != "dot":
             raise ConfigError(f"only a dot model retrieves; {type(model).__name__} is {model.kind!r}")
-        if index.produced_by != model.item_digest():
+        if maker(index.produced_by) != model.item_digest():
             raise MismatchError(
                 f"the index was built by model {index.produced_by}, "
                 f"this one is {model.item_digest()}; rebuild the index"

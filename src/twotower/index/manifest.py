@@ -77,6 +77,22 @@ class Artefact:
         return torch.from_file(str(path), shared=False, size=count, dtype=element).reshape(shape)
 
 
+def maker(produced_by: str) -> str:
+    """The model's digest in ``digest`` or ``digest:source``, where the source is of items and features.
+
+    >>> maker("0c21:77ab"), maker("0c21")
+    ('0c21', '0c21')
+    """
+    return produced_by.partition(":")[0]
+
+
+def files_of(directory: str | Path) -> list[Path]:
+    """The files an artefact consists of, its manifest last; leftovers of a crash are not among them."""
+    directory = Path(directory)
+    stored = [entry.stored_as for entry in _read(directory).files.values()]
+    return [directory / name for name in (*stored, MANIFEST)]
+
+
 def write_tensor(path: Path, tensor: Tensor) -> None:
     """Append the raw bytes of a tensor to a file; `Artefact.tensor` reads them back."""
     with open(path, "ab") as file:
@@ -136,8 +152,8 @@ def open_artefact(
         raise MismatchError(f"{directory}: holds: {found.kind}, expected: {' or '.join(kinds)}")
     if expect is not None and found.produced_by != expect:
         raise MismatchError(
-            f"{directory}: this {found.kind} was produced by {found.produced_by[:12]}, expected "
-            f"{expect[:12]}; build it again from the present model and features"
+            f"{directory}: this {found.kind} was produced by {found.produced_by}, expected "
+            f"{expect}; build it again from the present model and features"
         )
     for name, entry in found.files.items():
         path = directory / entry.stored_as

@@ -188,36 +188,36 @@ class Pipeline:
         """What serving keeps per item: the index of a retriever, the table of a ranker."""
         stages = [stage for stage in self.recipe.cascade if stage.model == name]
         tables = self.space.table(name)
-        kept = {"retrieve": self.space.index(name), "prerank": tables, "rank": tables}
+        kept = {"retrieve": self.space.index(name), "prerank": tables, "rank": tables, "rerank": tables}
         step = f"build {name}"
-        mark = fingerprint(model.item_digest(), [[stage.stage, stage.index.plain()] for stage in stages])
+        made_by = self._made_by(model)
+        mark = fingerprint(made_by, [[stage.stage, stage.index.plain()] for stage in stages])
         if self.space.done(step, mark, *(kept[stage.stage] for stage in stages)):
             return
         self.space.begin(step, mark)
         encode, n_items = self._encode(model), self.prepared.n_items
         for stage in stages:
             if stage.stage == "retrieve":
-                table = ItemTable.build(encode, n_items, model.item_specs(), model.item_digest())
-                index = build_index(stage.index, table.stored["vector"], produced_by=model.item_digest())
+                table = ItemTable.build(encode, n_items, model.item_specs(), made_by)
+                index = build_index(stage.index, table.stored["vector"], produced_by=made_by)
                 index.save(self.space.index(name))
             else:
-                ItemTable.build(
-                    encode,
-                    n_items,
-                    model.item_specs(),
-                    model.item_digest(),
-                    directory=self.space.table(name),
-                )
+                ItemTable.build(encode, n_items, model.item_specs(), made_by, directory=tables)
         self.space.finish(step, mark)
+
+    def _made_by(self, model: Model) -> str:
+        """What tables and indexes carry: digests of the model, and of the items and their features."""
+        return f"{model.item_digest()}:{self.space.item_source()}"
 
     def model(self, name: str) -> Model:
         return load_model(self.space.model(name))
 
     # -- the cascade -----------------------------------------------------------------------------------
 
-    def cascade(self) -> Cascade | None:
-        """The trained stages as one object; None when the recipe has no cascade."""
-        return Cascade(*map(self._stage, self.recipe.cascade)) if self.recipe.cascade else None
+    def cascade(self, *, verify: bool = True) -> Cascade | None:
+        """The trained stages as one object, or None; ``verify`` compares checksums of tables and indexes."""
+        stages = [self._stage(about, verify) for about in self.recipe.cascade]
+        return Cascade(*stages) if stages else None
 
     def _teacher(self, name: str) -> Rank | None:
         """The trained model that teaches ``name``, as the stage it is, or on a table of its own."""
@@ -235,15 +235,16 @@ class Pipeline:
         items = self.prepared.items
         return lambda keys: model.encode_item(items.take(keys))
 
-    def _stage(self, about: StageRecipe) -> Stage:
+    def _stage(self, about: StageRecipe, verify: bool = True) -> Stage:
         model = self.model(about.model)
         same = [stage for stage in self.recipe.cascade if stage.stage == about.stage]
         name = about.stage if len(same) == 1 else about.model
+        made_by = self._made_by(model)
         if about.stage == "retrieve":
-            return Retrieve(
-                model, load_index(self.space.index(about.model), model.item_digest()), about.k, name
-            )
-        return Rank(model, ItemTable.load(self.space.table(about.model), model.item_digest()), about.k, name)
+            index = load_index(self.space.index(about.model), made_by, verify=verify)
+            return Retrieve(model, index, about.k, name)
+        table = ItemTable.load(self.space.table(about.model), made_by, verify=verify)
+        return Rank(model, table, about.k, name)
 
     # -- evaluate --------------------------------------------------------------------------------------
 

@@ -43,6 +43,16 @@ class Workspace:
     def index(self, name: str) -> Path:
         return self.directory / "index" / name
 
+    def item_source(self) -> str:
+        """Digest of the item table and the features that encode it: with a model, they make a table."""
+        content = hashlib.sha256()
+        for path in (self.data / "items.parquet", self.data / "features" / "features.json"):
+            try:
+                content.update(hashlib.sha256(path.read_bytes()).digest())
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+        return content.hexdigest()[:16]
+
     def write_recipe(self, recipe: Recipe) -> None:
         path, text = self.directory / "recipe.yaml", dump_yaml(recipe.plain())
         if not path.exists() or path.read_text(encoding="utf-8") != text:
