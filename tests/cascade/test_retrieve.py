@@ -8,9 +8,10 @@ from twotower.cascade.retrieve import Retrieve, RetrieveFrom
 from twotower.cascade.stage import Request
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError, MismatchError
+from twotower.index.build import IndexConfig, build_index
 from twotower.index.exact import ExactIndex
 from twotower.models.catalogue import make_model
-from twotower.types import Batch, Ragged
+from twotower.types import NO_ITEM, Batch, Candidates, Ragged
 
 SPEC = FeatureSpec(
     columns=(
@@ -49,6 +50,52 @@ def test_dropout_is_off_when_retrieving():
     assert not Retrieve(
         model, ExactIndex.build(torch.zeros(3, 10), produced_by=model.digest())
     ).model.training
+
+
+SHARES = [0.0, 0.01, 0.1, 0.5, 1.0]
+
+
+def mask_of(share: float, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(3)) < share
+
+
+def best_allowed(scores: torch.Tensor, k: int, allow: torch.Tensor, exclude: Ragged) -> Candidates:
+    may = allow.expand(scores.shape).clone()
+    may[exclude.row_of_value(), exclude.values] = False
+    keys = torch.arange(scores.shape[1]).expand(scores.shape).masked_fill(~may, NO_ITEM)
+    return Candidates(keys, scores.masked_fill(~may, -torch.inf)).sorted().best(k)
+
+
+@pytest.mark.parametrize("per_query", [False, True])
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", ["exact", "faiss"])
+def test_an_index_shows_what_a_request_allows_and_still_k_of_it(kind, share, per_query):
+    model = make_model("two-tower", SPEC, {"embedding": 4, "layers": []}).eval()
+    query = Batch(user=torch.arange(5) + 2)
+    vectors = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
+    index = build_index(IndexConfig(kind=kind, factory="Flat"), vectors, produced_by=model.item_digest())
+    allow = mask_of(share, (5, 300) if per_query else (300,))
+    gone = Ragged.of([[1, 2], [], [3], [], [299]])
+    out = Retrieve(model, index).run(Request(query, exclude=gone, allow=allow), None, 40)
+    with torch.inference_mode():
+        scores = model.encode_query(query)["vector"] @ vectors.T
+    assert torch.equal(out.keys, best_allowed(scores, 40, allow, gone).keys)
+    assert out.pair["retrieve_score"].isfinite().all()
+
+
+@pytest.mark.parametrize("per_query", [False, True])
+@pytest.mark.parametrize("share", SHARES)
+def test_a_source_shows_what_a_request_allows_and_still_k_of_it(share, per_query):
+    draw = torch.Generator().manual_seed(2)
+    source = Popularity().fit(Ragged.of([torch.randint(0, 300, (900,), generator=draw).tolist()]), 300)
+    history = Ragged.of([[], [4], [5, 6], [], [7]])
+    allow = mask_of(share, (5, 300) if per_query else (300,))
+    gone = Ragged.of([[1, 2], [], [3], [], [299]])
+    request = Request(Batch(), history, gone, allow=allow)
+    out = RetrieveFrom(source).run(request, None, 40)
+    truth = best_allowed(source.scores(history), 40, allow, gone)
+    assert torch.equal(out.keys, truth.keys)
+    assert torch.equal(out.scores, truth.scores)
 
 
 def test_a_source_needs_histories():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.base import Index
+from twotower.index.filtered import search_allowed, search_wider
 from twotower.index.manifest import maker
 from twotower.models.base import Model
 from twotower.types import Candidates, Ragged
@@ -33,7 +35,8 @@ class Retrieve(Stage):
         if not k or not len(request):
             return rank_pair(self.name, no_candidates(len(request)))
         vectors = self.model.encode_query(request.query)["vector"]
-        return rank_pair(self.name, self.index.search(vectors, k, request.exclude))
+        found = search_allowed(self.index, vectors, k, request.allow, request.exclude)
+        return rank_pair(self.name, found)
 
     @property
     def bytes_per_item(self) -> float:
@@ -58,7 +61,16 @@ class RetrieveFrom(Stage):
             raise ConfigError(f"stage {self.name!r} retrieves from histories, and the request has none")
         if not k or not len(request):
             return rank_pair(self.name, no_candidates(len(request)))
-        return rank_pair(self.name, self.source.search(request.history, k, request.exclude))
+        return rank_pair(self.name, self._search(request.history, request.exclude, request.allow, k))
+
+    def _search(self, history: Ragged, exclude: Ragged | None, allow: Tensor | None, k: int) -> Candidates:
+        if allow is None:
+            return self.source.search(history, k, exclude)
+
+        def search(rows: Tensor, n: int) -> Candidates:
+            return self.source.search(history.take(rows), n, None if exclude is None else exclude.take(rows))
+
+        return search_wider(search, len(history), k, allow)
 
     @property
     def bytes_per_item(self) -> float:
