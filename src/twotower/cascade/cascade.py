@@ -24,7 +24,7 @@ class Cascade:
     """
 
     def __init__(self, *stages: Stage, budget: Budget | None = None) -> None:
-        names = [stage.name for stage in stages]
+        names = [name for stage in stages for name in stage.names]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not stages or twice:
             raise ConfigError(
@@ -52,7 +52,7 @@ class Cascade:
         ConfigError
             The request overrides the depth or time of a stage that does not exist, or a depth is negative.
         """
-        self._check_names("a depth", request.depths)
+        self._check_names("a depth", request.depths, inner=True)
         if any(k < 0 for k in request.depths.values()):
             raise ConfigError(f"a depth must not be negative, found {dict(request.depths)}")
         budget = request.budget or self.budget
@@ -95,8 +95,9 @@ class Cascade:
             self.degraded[stage.name] += len(request)
         return Step(stage.name, k, _ms_since(start), output, given, reason)
 
-    def _check_names(self, what: str, names: Iterable[str]) -> None:
-        unknown = set(names) - {stage.name for stage in self.stages}
+    def _check_names(self, what: str, names: Iterable[str], *, inner: bool = False) -> None:
+        known = (stage.names if inner else (stage.name,) for stage in self.stages)
+        unknown = set(names).difference(*known)
         if unknown:
             raise ConfigError(f"{what} is for {sorted(unknown)}, and no stage is called so; stages: {self}")
 

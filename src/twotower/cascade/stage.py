@@ -86,6 +86,11 @@ class Stage(ABC):
         """The pair fields of earlier stages that this one cannot do without."""
         return ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its own name and those of stages within it: each may be given a depth by a request."""
+        return (self.name,)
+
     def depth(self, request: Request) -> int:
         return request.depths.get(self.name, self.k)
 
