@@ -1,0 +1,113 @@
+"""A stage of stages: what it asks its sources for, and what it tells the stages after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from twotower.baselines.popularity import Popularity
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.fuse import Fuse
+from twotower.cascade.fusion import Quota, ReciprocalRank
+from twotower.cascade.retrieve import RetrieveFrom
+from twotower.cascade.sources import RetrieveGiven
+from twotower.cascade.stage import Request
+from twotower.errors import ConfigError
+from twotower.types import NO_ITEM, Batch, Ragged
+
+POPULAR = Popularity().fit(Ragged.of([[0, 1, 2, 3], [0, 1, 2], [0, 1], [0]]), 6)  # the order is the key's
+
+
+def given(*lists: list[int], k: int = 3, name: str = "picks") -> tuple[RetrieveGiven, Request]:
+    rows = Ragged.of(list(lists))
+    request = Request(Batch({name: rows.padded(NO_ITEM)}), Ragged.of([[] for _ in lists]))
+    return RetrieveGiven(name, k, name), request
+
+
+def both(**options: object) -> tuple[Fuse, Request]:
+    picks, request = given([5, 0], [])
+    return Fuse([RetrieveFrom(POPULAR, 2, "popular"), picks], **options), request  # popular has 0 and 1
+
+
+def test_scores_ranks_and_origin_are_handed_on():
+    fuse, request = both()
+    out = fuse.run(request, None, 4)
+    assert out.keys.tolist() == [[0, 5, 1, -1], [0, 1, -1, -1]]
+    assert out.scores[0, :3].tolist() == pytest.approx([1 / 61 + 1 / 62, 1 / 61, 1 / 62])
+    pair = {name: tensor.tolist() for name, tensor in out.pair.items()}
+    assert pair["popular_score"] == [[4.0, 0.0, 3.0, 0.0], [4.0, 3.0, 0.0, 0.0]]
+    assert pair["popular_rank"] == [[0.0, 2.0, 1.0, 2.0], [0.0, 1.0, 2.0, 2.0]]
+    assert pair["from_popular"] == [[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
+    assert pair["picks_score"] == [[0.5, 1.0, 0.0, 0.0], [0.0] * 4]
+    assert pair["picks_rank"] == [[1.0, 0.0, 3.0, 3.0], [3.0] * 4]
+    assert pair["from_picks"] == [[1.0, 1.0, 0.0, 0.0], [0.0] * 4]
+    assert pair["retrieve_rank"] == [[0.0, 1.0, 2.0, 3.0]] * 2
+    assert pair["retrieve_score"][1] == [*out.scores[1, :2].tolist(), 0.0, 0.0]
+
+
+def test_weights_are_by_name():
+    fuse, request = both(by=ReciprocalRank(weights={"picks": 9}))
+    assert fuse.run(request, None, 2).keys[0].tolist() == [0, 5]
+    fuse, request = both(by=Quota(weights={"picks": 0.1}))
+    assert fuse.run(request, None, 3).keys[0].tolist() == [0, 1, 5]
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 99])
+def test_no_more_than_asked_and_no_less_than_the_sources_hold(k):
+    fuse, request = both()
+    assert fuse.run(request, None, k).counts.tolist() == [min(k, 3), min(k, 2)]
+
+
+def test_a_request_sets_the_depth_of_a_source():
+    fuse, request = both(k=9)
+    deeper = Request(request.query, request.history, depths={"popular": 4, "retrieve": 5})
+    out, trace = Cascade(fuse)(deeper)
+    assert out.counts.tolist() == [5, 4]
+    assert out.pair["popular_rank"].max() == 4
+    assert trace.steps[0].asked == 5
+    with pytest.raises(ConfigError, match=r"a depth is for .*poplar"):
+        Cascade(fuse)(Request(request.query, request.history, depths={"poplar": 4}))
+
+
+def test_what_a_request_forbids_no_source_returns():
+    fuse, request = both()
+    allow = torch.tensor([[False, True, True, True, True, True], [True, False, True, True, True, False]])
+    exclude = Ragged.of([[5], [2]])
+    out = fuse.run(Request(request.query, request.history, exclude, allow=allow), None, 9)
+    assert out.keys[:, :3].tolist() == [[1, 2, -1], [0, 3, -1]]
+
+
+def test_a_union_is_a_source_too():
+    inner, request = both(name="inner")
+    more, wanted = given([4], [4], name="more")
+    request = Request(request.query.join(wanted.query), request.history)
+    out, _ = Cascade(Fuse([inner, more]))(Request(request.query, request.history, depths={"popular": 1}))
+    assert sorted(out.keys[0][out.mask[0]].tolist()) == [0, 4, 5]
+    assert {"inner_rank", "more_score", "from_inner"} < set(out.pair)
+    assert "popular_score" not in out.pair
+
+
+def test_nobody_asks():
+    fuse, request = both()
+    out = fuse.run(request.rows(0, 0), None, 5)
+    assert len(out.keys) == 0
+    assert "popular_score" in out.pair
+
+
+def test_bytes_are_those_of_all_sources():
+    fuse, _ = both()
+    assert fuse.bytes_per_item == sum(source.bytes_per_item for source in fuse.sources)
+
+
+def test_names_must_be_told_apart():
+    popular = RetrieveFrom(POPULAR, 2, "popular")
+    with pytest.raises(ConfigError, match="found: none"):
+        Fuse([])
+    with pytest.raises(ConfigError, match="names of their own, found: popular, popular"):
+        Fuse([popular, popular])
+    with pytest.raises(ConfigError, match="found: popular"):
+        Fuse([popular], name="popular")
+    with pytest.raises(ConfigError, match="weights 'poplar', which is no source; did you mean 'popular'"):
+        Fuse([popular], ReciprocalRank(weights={"poplar": 2}))
+    with pytest.raises(ConfigError, match="popular"):
+        Cascade(Fuse([popular]), RetrieveFrom(POPULAR, 2, "popular"))
