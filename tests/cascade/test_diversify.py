@@ -21,7 +21,7 @@ TABLE = ItemTable(
     "digest",
 )
 REQUEST = Request(Batch(user=torch.arange(Q)))
-WAYS = [Mmr(relevance=0.4), Dpp(relevance=0.4), Dpp(relevance=0.4, window=3)]
+WAYS = [Mmr(relevance=0.4), Dpp(relevance=0.4), Dpp(relevance=0.4, strength=0.9, window=3)]
 
 
 @pytest.fixture(params=WAYS, ids=str)
@@ -50,7 +50,8 @@ def test_is_the_algorithm_on_relative_scores_and_the_table(how, tensor, pairs_at
     if isinstance(how, Mmr):
         order = mmr(relevance, likeness, 7, weight=0.4, mask=given.mask)
     else:
-        order = dpp(relevance, likeness, 7, weight=0.4, window=how.window, mask=given.mask)
+        options = {"strength": how.strength, "window": how.window, "mask": given.mask}
+        order = dpp(relevance, likeness, 7, weight=0.4, **options)
     assert torch.equal(out.keys, given.keys.gather(1, order))
     assert not torch.equal(out.keys, given.keys[:, :7])
 

@@ -12,11 +12,12 @@ from twotower.cascade.dpp import SPENT, dpp
 from twotower.cascade.likeness import by_angle, by_values
 
 
-def kernel(relevance, vectors, weight):
+def kernel(relevance, vectors, weight, strength=1.0):
     """L = diag(q) S diag(q) of one query, as the paper writes it."""
     unit = torch.nn.functional.normalize(vectors.double(), dim=-1)
     q = torch.exp(weight / (2 * (1 - weight)) * relevance.double())
-    return q[:, None] * (1 + unit @ unit.mT) / 2 * q
+    alike = strength * (1 + unit @ unit.mT) / 2 + (1 - strength) * torch.eye(len(unit))
+    return q[:, None] * alike * q
 
 
 def naive(matrix, k, window=None):
@@ -66,6 +67,21 @@ def test_equals_it_over_a_long_list_and_many_windows():
     relevance, vectors = drawn(5, width=60, dims=16)
     found = dpp(relevance, by_angle(vectors), 60, weight=0.5, window=6).tolist()
     assert found == [naive(kernel(relevance[q], vectors[q], 0.5), 60, window=6) for q in range(2)]
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_strength_below_one_keeps_twins_apart_and_every_determinant_above_zero(window):
+    relevance, vectors = drawn(7, width=20, dims=3)
+    vectors[:, 10:] = vectors[:, :10]
+    found = dpp(relevance, by_angle(vectors), 20, weight=0.6, strength=0.8, window=window).tolist()
+    assert found == [naive(kernel(relevance[q], vectors[q], 0.6, 0.8), 20, window) for q in range(2)]
+
+
+def test_with_strength_one_category_may_come_twice_before_another_comes_once():
+    sort = by_values(torch.tensor([[2, 2, 2, 3]]))
+    relevance = torch.tensor([[1.0, 0.9, 0.8, 0.0]])
+    for strength, order in ((1.0, [0, 3, 1, 2]), (0.9, [0, 1, 3, 2]), (0.0, [0, 1, 2, 3])):
+        assert dpp(relevance, sort, 4, weight=0.7, strength=strength).tolist() == [order]
 
 
 @pytest.mark.parametrize("seed", range(5))

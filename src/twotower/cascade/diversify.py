@@ -34,6 +34,9 @@ class Dpp(Config):
 
     kind: Literal["dpp"] = "dpp"
     relevance: float = Option(0.7, ge=0, le=1, description="theta: 1 keeps the order, 0 ignores it")
+    strength: float = Option(
+        1.0, ge=0, le=1, description="how alike twins count as; below 1, such as 0.9, for categories"
+    )
     window: int | None = Option(None, ge=2, description="so many items in a row are diverse; null: all")
 
 
@@ -95,7 +98,9 @@ class Diversify(Stage):
         likeness = self._likeness(candidates.keys[part])
         if isinstance(how, Mmr):
             return mmr(relevance, likeness, k, weight=how.relevance, mask=mask)
-        return dpp(relevance, likeness, k, weight=how.relevance, window=how.window, mask=mask)
+        return dpp(
+            relevance, likeness, k, weight=how.relevance, strength=how.strength, window=how.window, mask=mask
+        )
 
     def _likeness(self, keys: Tensor) -> Likeness:
         items = self.table.take(keys)[self.tensor]
