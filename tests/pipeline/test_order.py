@@ -2,7 +2,7 @@
 
 import pytest
 
-from twotower.pipeline.order import learns_from_stages, stages_before, training_order
+from twotower.pipeline.order import learns_from_stages, share_left_out, stages_before, training_order
 from twotower.pipeline.recipe import Recipe
 
 SOFTMAX, LISTS = {"kind": "full-softmax"}, {"kind": "lists"}
@@ -57,3 +57,16 @@ def test_a_teacher_learns_from_what_its_pupil_will_be_served():
     assert [stage.model for stage in stages_before(made, "heavy")] == ["r"]
     assert [stage.model for stage in stages_before(made, "light")] == ["r"]
     assert stages_before(made, "r") == ()
+
+
+def test_each_stage_learns_lists_from_what_the_ones_before_it_left():
+    half, most = {**LISTS, "share": 0.5}, {**LISTS, "share": 0.8}
+    made = recipe(("r", SOFTMAX), ("light", half), ("middle", taught("heavy")), ("heavy", most))
+    assert share_left_out(made, "r") == share_left_out(made, "light") == share_left_out(made, "middle") == 0
+    assert share_left_out(made, "heavy") == 0.5
+    made = recipe(("r", SOFTMAX), ("one", half), ("two", most), ("three", LISTS))
+    assert share_left_out(made, "two") == 0.5
+    assert share_left_out(made, "three") == pytest.approx(0.9)
+    made = recipe(("r", SOFTMAX), ("one", half), ("two", {**LISTS, "queries": "all"}), ("three", LISTS))
+    assert share_left_out(made, "two") == 0
+    assert share_left_out(made, "three") == 0.8

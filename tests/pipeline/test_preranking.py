@@ -127,7 +127,7 @@ def test_recipes_with_a_prerank_stage_are_checked(three, change, message):
 def test_nothing_preranks_behind_a_ranker(three):
     plain = three()
     plain["cascade"][1], plain["cascade"][2] = plain["cascade"][2], plain["cascade"][1]
-    with pytest.raises(ConfigError, match="stage 2 preranks, but a rank stage stands before it"):
+    with pytest.raises(ConfigError, match="stage 2 is a prerank stage, but a rank stage stands before it"):
         Recipe.parse(plain)
 
 

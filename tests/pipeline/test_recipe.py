@@ -80,3 +80,40 @@ def test_defaults_are_sound():
             "models": {"m": {"model": "two-tower", "objective": {"kind": "in-batch"}}},
         }
     ).evaluate.measures == ("nDCG@10", "R@10")
+
+
+RERANKER = {"model": "prm", "objective": {"kind": "lists"}}
+RERANK = {"stage": "rerank", "model": "reranker", "k": 5}
+
+
+def with_reranker(plain, about=RERANKER, stage=RERANK, at=2):
+    plain["models"]["reranker"] = about
+    plain["cascade"].insert(at, stage)
+    return plain
+
+
+@pytest.mark.parametrize("model", ["prm", "dcn-v2"])
+def test_a_list_or_joint_model_reranks(tiny, model):
+    recipe = Recipe.parse(with_reranker(tiny(), {**RERANKER, "model": model}))
+    assert [stage.stage for stage in recipe.cascade] == ["retrieve", "rank", "rerank"]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"at": 1}, r"stage 1 reranks what a rank stage hands on.* behind \['retrieve'\]"),
+        ({"stage": {**RERANK, "stage": "rank"}}, "prm scores whole lists, so it stands in a rerank stage"),
+        ({"about": {**RERANKER, "model": "two-tower"}}, r"by a list or joint .* two-tower \(dot\) behind"),
+        ({"about": {**RERANKER, "objective": {"kind": "pointwise"}}}, "objective is lists, not pointwise"),
+    ],
+)
+def test_a_reranker_in_a_wrong_place_is_named(tiny, made, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe.parse(with_reranker(tiny(), **made))
+
+
+def test_a_reranker_needs_a_ranker_before_it(tiny):
+    plain = with_reranker(tiny())
+    del plain["cascade"][1], plain["models"]["ranker"]
+    with pytest.raises(ConfigError, match=r"stage 1 reranks what a rank stage hands on.*\['retrieve'\]"):
+        Recipe.parse(plain)

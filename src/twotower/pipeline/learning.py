@@ -19,6 +19,7 @@ from twotower.metrics.ranking import average, evaluate
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
+from twotower.pipeline.order import share_left_out
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.preranking import full_stage_batches, full_stage_samples, served_validation
 from twotower.pipeline.served import Validate, dealt, gains_of, rescore, serve
@@ -75,7 +76,7 @@ def _source(
     if isinstance(about.objective, ListsConfig):
         if before is None:
             raise ConfigError(f"model {name!r} learns from lists, but no stage stands before it")
-        return _lists(prepared, before, about.objective, size)
+        return _lists(prepared, name, before, about.objective)
     if isinstance(about.objective, FullStageConfig):
         if before is None:
             raise ConfigError(
@@ -146,19 +147,24 @@ def _counted(prepared: Prepared, model: Model, metric: str | None) -> FitResult:
 
 
 def _lists(
-    prepared: Prepared, before: Cascade, config: ListsConfig, size: int
+    prepared: Prepared, name: str, before: Cascade, config: ListsConfig
 ) -> tuple[BatchSource[Examples], Validate]:
     """The candidates the cascade serves to validation queries: most of them teach, the others choose."""
     task = prepared.task("valid")
-    learn, select = dealt(prepared, task, config.share)
+    left_out = share_left_out(prepared.recipe, name)
+    learn, select = dealt(prepared, task, config.share, left_out)
     if not len(learn) or not len(select):
-        raise DataError(f"{len(task)} validation queries are too few to learn from lists")
+        raise DataError(
+            f"model {name!r}: {len(task)} validation queries are too few to learn from lists"
+            + (f": earlier stages learnt from {left_out:.1%} of them" if left_out else ""),
+            remedy="give the models that learn from lists a smaller share, or the valid part more queries",
+        )
     served = serve(before, learn)
     source = ListBatches(
         torch.arange(len(learn)),
         served.keys,
         learn.query,
-        batch_size=size,
+        batch_size=prepared.recipe.models[name].train.batch_size,
         labels=gains_of(served.keys, learn, prepared),
         pair=served.pair,
         seed=prepared.recipe.seed,

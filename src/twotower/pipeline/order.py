@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twotower.pipeline.recipe import Recipe, StageRecipe
+from twotower.train.lists import ListsConfig
 
 
 def training_order(recipe: Recipe) -> list[str]:
@@ -31,3 +32,21 @@ def stages_before(recipe: Recipe, name: str) -> tuple[StageRecipe, ...]:
         if stage.model == name or name in recipe.teachers(stage.model):
             return recipe.cascade[:number]
     return ()
+
+
+def share_left_out(recipe: Recipe, name: str) -> float:
+    """The share of validation queries that a model by `lists` leaves out, as earlier stages learnt from them.
+
+    The scores these hand over look better there than they will when serving. Each such model learns from its
+    own share of what the ones before it left, unless it asks for all.
+    """
+    objective = recipe.models[name].objective
+    if not isinstance(objective, ListsConfig) or objective.queries == "all":
+        return 0.0
+    taught = 0.0
+    for stage in stages_before(recipe, name):
+        earlier = recipe.models[stage.model].objective
+        if isinstance(earlier, ListsConfig):
+            left_out = share_left_out(recipe, stage.model)
+            taught = max(taught, left_out + (1 - left_out) * earlier.share)
+    return taught

@@ -11,6 +11,7 @@ from twotower.data.full_stage import FullStage, FullStageBatches
 from twotower.data.synthetic import Synthetic
 from twotower.errors import ConfigError, DataError
 from twotower.models.base import Model
+from twotower.pipeline.order import share_left_out
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.replay import logged, replay
 from twotower.pipeline.served import ServedValidation, Validate, dealt
@@ -99,7 +100,7 @@ def served_validation(
     task = prepared.task("valid")
     lists = None if objective.teacher is None else recipe.models[objective.teacher].objective
     if isinstance(lists, ListsConfig):
-        _, task = dealt(prepared, task, lists.share)
+        _, task = dealt(prepared, task, lists.share, share_left_out(recipe, str(objective.teacher)))
     if not len(task):
         raise DataError("the valid part has no query to choose by", remedy="choose another split")
     depth = next(stage.k for stage in recipe.cascade if stage.model == name)

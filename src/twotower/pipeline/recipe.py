@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field as Option
 from pydantic import field_validator, model_validator
@@ -66,7 +66,7 @@ class ModelRecipe(Config):
 class StageRecipe(Config):
     """One stage of the cascade."""
 
-    stage: Literal["retrieve", "prerank", "rank"]
+    stage: Literal["retrieve", "prerank", "rank", "rerank"]
     model: str = Option(description="a key of models:")
     k: int = Option(ge=1, description="candidates handed on")
     index: IndexConfig = IndexConfig()
@@ -136,14 +136,41 @@ class Recipe(Config):
                 )
             if (stage.stage == "retrieve") != (number == 0):
                 raise ValueError("a cascade starts with its one retrieve stage; every later stage ranks")
-            if stage.stage == "prerank" and any(s.stage == "rank" for s in self.cascade[:number]):
-                raise ValueError(f"stage {number} preranks, but a rank stage stands before it")
+            self._check_place(number, stage)
         for name, model in self.models.items():
             in_cascade = [number for number, stage in enumerate(self.cascade) if stage.model == name]
             if model.objective.kind in ("lists", "full-stage") and in_cascade[:1] in ([], [0]):
                 raise ValueError(f"model {name!r} learns from the lists of the stage before it, and has none")
+            if model_class(model.model)[0].kind == "list" and model.objective.kind != "lists":
+                raise ValueError(
+                    f"model {name!r}: {model.model} scores whole lists; its objective is lists, "
+                    f"not {model.objective.kind}"
+                )
             self.teachers(name)
         return self
+
+    def _check_place(self, number: int, stage: StageRecipe) -> None:
+        """Stages stand in the order of `StageRecipe`, and whole lists are scored behind a ranker only."""
+        order = get_args(StageRecipe.model_fields["stage"].annotation)
+        earlier = [s.stage for s in self.cascade[:number]]
+        later = [name for name in earlier if order.index(name) > order.index(stage.stage)]
+        if later:
+            raise ValueError(
+                f"stage {number} is a {stage.stage} stage, but a {later[0]} stage stands before it; "
+                f"the order is {', '.join(order)}"
+            )
+        about = self.models[stage.model].model
+        kind = model_class(about)[0].kind
+        if stage.stage == "rerank" and ("rank" not in earlier or kind not in ("list", "joint")):
+            raise ValueError(
+                f"stage {number} reranks what a rank stage hands on, by a list or joint model; "
+                f"found {about} ({kind}) behind {earlier}"
+            )
+        if kind == "list" and stage.stage != "rerank":
+            raise ValueError(
+                f"stage {number}: {about} scores whole lists, so it stands in a rerank stage, "
+                f"not in {stage.stage}"
+            )
 
     def teachers(self, name: str) -> tuple[str, ...]:
         """The models that must be trained before ``name`` to teach it, nearest first."""

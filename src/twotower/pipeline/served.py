@@ -80,11 +80,18 @@ def gains_of(keys: Tensor, task: Task, prepared: Prepared) -> Tensor:
     return best[at].masked_fill((code[at] != wanted) | (keys < 0), 0.0)
 
 
-def dealt(prepared: Prepared, task: Task, share: float) -> tuple[Task, Task]:
-    """Queries a ranker learns lists from, and those that choose its epoch; by a hash of their ids."""
+def dealt(prepared: Prepared, task: Task, share: float, left_out: float = 0.0) -> tuple[Task, Task]:
+    """Queries a ranker learns lists from, and those that choose its epoch; by a hash of their ids.
+
+    ``left_out`` goes to neither, and ``share`` is of the rest; see `twotower.pipeline.order.share_left_out`.
+    """
     ids = prepared.dataset.query_catalogue.ids(task.query_keys.numpy())
     place = torch.from_numpy((stable_hash(ids.cast(str)) % 1000).astype("int64")) / 1000
-    return task.take((place < share).nonzero()[:, 0]), task.take((place >= share).nonzero()[:, 0])
+    cut = left_out + (1 - left_out) * share
+    return (
+        task.take(((place >= left_out) & (place < cut)).nonzero()[:, 0]),
+        task.take((place >= cut).nonzero()[:, 0]),
+    )
 
 
 class ServedValidation:

@@ -29,7 +29,9 @@ class ListsConfig(Config):
     """A list-wise loss over the candidates that the stages before this model serve.
 
     ``share`` of the validation queries teach, the others choose the epoch: the earlier stages have not been
-    trained on either, so the scores they hand over look as they will when serving.
+    trained on either, so the scores they hand over look as they will when serving. Behind a stage that learnt
+    from lists itself, that holds for the queries which that one left: a re-ranker needs a ranker that leaves
+    it some.
     """
 
     kind: Literal["lists"] = "lists"
@@ -37,6 +39,9 @@ class ListsConfig(Config):
         "softmax", description="ListNet, RankNet over lists, or LambdaLoss (NDCG-Loss2)"
     )
     share: float = Option(0.8, gt=0, lt=1, description="validation queries to learn from; the rest select")
+    queries: Literal["fresh", "all"] = Option(
+        "fresh", description="share is of those that no earlier stage learnt lists from, or of all"
+    )
     count: Literal["lists", "positives"] = Option(
         "lists", description="what weighs the same: each list, or each positive in them"
     )
