@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from twotower import __version__
+from twotower.cli import bundle
 from twotower.cli.options import (
     Data,
     Json,
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(bundle.app, name="bundle")
 
 
 @app.command()

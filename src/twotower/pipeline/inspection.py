@@ -16,28 +16,34 @@ def inspect_run(directory: Path) -> dict[str, Any]:
     recipe = space.recipe()
     about: dict[str, Any] = {"run": recipe.name, "steps done": sorted(space.finished())}
     if (space.data / "dataset.json").exists():
-        dataset = _read(space.data / "dataset.json")
+        dataset = read_json(space.data / "dataset.json")
         about["data"] = {
             "name": dataset["name"],
             "fields": [f"{f['name']} ({f['kind']}, {f['role']})" for f in dataset["schema"]["fields"]],
             "notes": dataset["notes"],
-            "split": _read(space.data / "leakage.json"),
+            "split": read_json(space.data / "leakage.json"),
         }
     about["models"] = {
         name: {
-            **{key: value for key, value in _read(space.model(name) / "model.json").items() if key != "spec"},
-            "training": {k: v for k, v in _read(space.model(name) / "result.json").items() if k != "history"},
+            **{
+                key: value
+                for key, value in read_json(space.model(name) / "model.json").items()
+                if key != "spec"
+            },
+            "training": {
+                k: v for k, v in read_json(space.model(name) / "result.json").items() if k != "history"
+            },
             "size_mb": round((space.model(name) / "model.safetensors").stat().st_size / 2**20, 3),
         }
         for name in recipe.models
         if (space.model(name) / "result.json").exists()
     }
     if (space.results / "report.json").exists():
-        about["results"] = _read(space.results / "report.json")
+        about["results"] = read_json(space.results / "report.json")
     return about
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
