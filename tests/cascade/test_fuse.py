@@ -9,10 +9,15 @@ from twotower.baselines.popularity import Popularity
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.fuse import Fuse
 from twotower.cascade.fusion import Quota, ReciprocalRank
-from twotower.cascade.retrieve import RetrieveFrom
+from twotower.cascade.rank import Rank
+from twotower.cascade.retrieve import Retrieve, RetrieveFrom
 from twotower.cascade.sources import RetrieveGiven
 from twotower.cascade.stage import Request
+from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
+from twotower.index.exact import ExactIndex
+from twotower.index.item_table import ItemTable
+from twotower.models.catalogue import make_model
 from twotower.types import NO_ITEM, Batch, Ragged
 
 POPULAR = Popularity().fit(Ragged.of([[0, 1, 2, 3], [0, 1, 2], [0, 1], [0]]), 6)  # the order is the key's
@@ -85,6 +90,29 @@ def test_a_union_is_a_source_too():
     assert sorted(out.keys[0][out.mask[0]].tolist()) == [0, 4, 5]
     assert {"inner_rank", "more_score", "from_inner"} < set(out.pair)
     assert "popular_score" not in out.pair
+
+
+def test_a_ranker_after_it_reads_where_candidates_come_from():
+    user = Column(name="user", kind="id", side="query", size=9)
+    spec = FeatureSpec(columns=(user, Column(name="movie", kind="id", side="item", size=8)))
+    items = Batch(movie=torch.arange(6) + 2)
+    tower = make_model("two-tower", spec, {"embedding": 4, "layers": []}).eval()
+    fields = ["tower_score", "popular_rank", "from_picks"]
+    ranker = make_model("dcn-v2", spec, {"embedding": 4, "layers": [4], "pair": fields}).eval()
+    with torch.inference_mode():
+        vectors = tower.encode_item(items)["vector"].clone()
+    index = ExactIndex.build(vectors, produced_by=tower.item_digest())
+    digest = ranker.item_digest()
+    table = ItemTable.build(lambda keys: ranker.encode_item(items.take(keys)), 6, ranker.item_specs(), digest)
+    picks, wanted = given([5], [NO_ITEM])
+    sources = [Retrieve(tower, index, 3, "tower"), RetrieveFrom(POPULAR, 2, "popular"), picks]
+    request = Request(Batch(user=torch.tensor([2, 3])).join(wanted.query), wanted.history)
+    united = Fuse(sources).run(request, None, 6)
+    out, _ = Cascade(Fuse(sources, k=6), Rank(ranker, table, k=6))(request)
+    assert out.counts.tolist() == united.counts.tolist()
+    assert out.scores[out.mask].isfinite().all()
+    at_five = out.keys[0] == 5
+    assert torch.equal(out.pair["from_picks"][0], at_five.float())
 
 
 def test_nobody_asks():

@@ -186,6 +186,14 @@ def test_only_queries_still_short_are_asked_again():
     assert all(rows == 1 for rows, _ in plain.asked[1:])
 
 
+def test_wide_searches_are_cut_to_what_memory_holds(monkeypatch):
+    monkeypatch.setattr(filtered, "RESULTS_AT_ONCE", 2000)
+    plain, query, allow = Plain(whole(N, 0)), whole(Q, 1), mask_of(0.01, per_query=True)
+    truth = brute_force(whole(N, 0), query, 20, allow)
+    assert same(search_allowed(plain, query, 20, allow), truth)
+    assert {rows for rows, _ in plain.asked} == {1}
+
+
 def test_nobody_allowed_nobody_asked():
     plain = Plain(normal(N, 0))
     assert search_allowed(plain, normal(Q, 1), 3, torch.zeros(N, dtype=torch.bool)).counts.tolist() == [0] * Q
