@@ -33,7 +33,7 @@ class Dpp(Config):
     """Determinantal point process: the items together span as much as possible."""
 
     kind: Literal["dpp"] = "dpp"
-    relevance: float = Option(0.7, ge=0, le=1, description="theta: 1 keeps the order, 0 ignores it")
+    relevance: float = Option(0.9, ge=0, le=1, description="theta: 1 keeps the order, 0 ignores it")
     strength: float = Option(
         1.0, ge=0, le=1, description="how alike twins count as; below 1, such as 0.9, for categories"
     )
