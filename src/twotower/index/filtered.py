@@ -29,8 +29,8 @@ Search = Callable[[Tensor, int], Candidates]
 EXACT_SHARE = 0.25
 """Up to this share of the items, those allowed are scored one by one: searching wider costs as much."""
 ITEMS_PER_EFFORT = 32
-"""Items scored one by one in the time of one step of effort, which looks at a node's neighbours: 25 to 50 were
-measured, with HNSW32 over 60,000 items."""
+"""Items scored one by one in the time of one step of effort, which looks at a node's neighbours: 25 to 50
+were measured, with HNSW32 over 60,000 items."""
 QUERIES_AT_ONCE = 128  # with a mask of its own each
 RESULTS_AT_ONCE = 1 << 21  # of searches that ask for more than k: 24 MB, and as much again while they are cut
 
