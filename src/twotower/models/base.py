@@ -74,7 +74,8 @@ class Model(nn.Module, ABC):
     def flops_per_pair(self) -> int:
         """FLOPs of `score` for one own candidate at the configured storage depth.
 
-        Matrix products only, 2 per multiply-add; gathers and element-wise work are not counted.
+        Matrix products only, 2 per multiply-add; gathers and element-wise work are not counted. For a
+        ``list`` model, whose cost grows with the list: of a list as long as its config says.
         """
 
     @property
