@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def in_child(work: Callable[[], Any], die_after_s: float | None = None) -> tuple
     return code, json.loads(text) if text else None
 
 
+def _built(run: Path, root: Path) -> str:
+    return build(run, root).version
+
+
+def _rolled_back(root: Path) -> str:
+    return rollback(root).version
+
+
+def _loaded(directory: Path) -> str:
+    return Bundle.load(directory).version
+
+
 def look(root: Path) -> dict[str, Any]:
     """What a server would find: which version is served, once that and the newest have passed every check."""
     place = BundleRoot(root)
@@ -128,7 +141,7 @@ def leftovers(root: Path) -> list[str]:
 def strike(run: Path, root: Path, draw: random.Random, whole: dict[str, Any]) -> tuple[str, int]:
     """Build or roll back in a process that is killed; returns how it was to die, and its exit code."""
     back = draw.random() < 0.2
-    work = (lambda: rollback(root).version) if back else (lambda: build(run, root).version)
+    work = partial(_rolled_back, root) if back else partial(_built, run, root)
     what = "rollback" if back else "build"
     if draw.random() < 0.5:
         code, _ = in_child(work, die_after_s=draw.uniform(0, whole[what]["seconds"]))
@@ -139,7 +152,7 @@ def strike(run: Path, root: Path, draw: random.Random, whole: dict[str, Any]) ->
 
     def dying() -> str:
         Operations(root, begin, at)
-        return str(work())
+        return work()
 
     code, _ = in_child(dying)
     return f"{what}, {'publishing' if last else 'before an operation'}", code
@@ -172,15 +185,15 @@ def main() -> None:
         run, root = args.run or folder / "run", folder / "root"
         if args.run is None:
             in_child(lambda: Pipeline(Recipe.parse(SMALL), run).run().name)
-        whole = {"build": measured("build", lambda: build(run, root), root)}
-        in_child(lambda: build(run, root).version)
-        whole["rollback"] = measured("rollback", lambda: rollback(root), root)
-        _, before = in_child(lambda: look(root))
+        whole = {"build": measured("build", partial(_built, run, root), root)}
+        in_child(partial(_built, run, root))
+        whole["rollback"] = measured("rollback", partial(_rolled_back, root), root)
+        _, before = in_child(partial(look, root))
         strikes, outcomes = Counter[str](), Counter[str]()
         for _ in range(args.kills):
             how, code = strike(run, root, draw, whole)
             strikes[how] += 1
-            _, after = in_child(lambda: look(root))
+            _, after = in_child(partial(look, root))
             if after is None or "error" in after:
                 raise SystemExit(f"not readable after: {how}: {after}")
             new = [version for version in after["versions"] if version not in before["versions"]]
@@ -193,12 +206,12 @@ def main() -> None:
             outcomes["published, not yet served"] += bool(new) and after["served"] not in new
             outcomes["left a draft or another leftover"] += bool(after["left"])
             before = after
-        in_child(lambda: build(run, root).version)
-        _, after = in_child(lambda: look(root))
+        in_child(partial(_built, run, root))
+        _, after = in_child(partial(look, root))
         if after["left"] or after["served"] != after["versions"][-1]:
             raise SystemExit(f"the last build did not clean up: {after}")
         for version in after["versions"]:
-            _, found = in_child(lambda at=version: Bundle.load(root / at).version)
+            _, found = in_child(partial(_loaded, root / version))
             if found != version:
                 raise SystemExit(f"{version} is not readable in the end: {found}")
     finally:

@@ -166,7 +166,7 @@ def _open(directory: Path, manifest: BundleManifest) -> Bundle:
 def _same(what: str, found: object, expected: object, directory: Path) -> None:
     if found != expected:
         shown = f" ({found}, expected {expected})" if isinstance(found, str) else ""
-        raise MismatchError(f"{directory}: {what} is not the one the bundle was built with{shown}")
+        raise MismatchError(f"{directory}: not what the bundle was built with: {what}{shown}")
 
 
 def _names(recipe: Recipe) -> list[str]:

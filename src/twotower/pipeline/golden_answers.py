@@ -6,7 +6,7 @@ item ids through the request's tensors to the keys and scores of every stage. N 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,9 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-5
 class GoldenAnswers:
     """Requests of strangers, described by features and histories, so that no table of queries is needed."""
 
-    requests: pl.DataFrame  # (N) query: struct of raw columns, history: list of item ids, oldest first
+    requests: (
+        pl.DataFrame
+    )  # (N) query: struct of raw columns, history: item ids, oldest first, time: asked at
     tensors: Batch  # "request/<column>" (N, ...), "keys/<stage>" and "scores/<stage>" (N, K)
 
     @classmethod
@@ -94,7 +96,10 @@ def _requests(known: Encoded, n: int, generator: np.random.Generator) -> pl.Data
     length = known.recipe.history.max_length if known.recipe.history is not None else 10
     ids = [dataset.item_catalogue.ids(row[-length:].numpy()).to_list() for row in lists]
     histories = pl.Series("history", [[], *ids], dtype=pl.List(dataset.items[schema.item].dtype))
-    return pl.DataFrame([pl.concat([queries.clear(1), queries]).to_struct("query"), histories])
+    # asked at the end of the data and never now: what rules say of an item's age must not change by itself
+    end = None if schema.time is None else dataset.events[schema.time].cast(pl.Int64).max()
+    times = pl.Series("time", [end] * len(histories), dtype=pl.Int64)
+    return pl.DataFrame([pl.concat([queries.clear(1), queries]).to_struct("query"), histories, times])
 
 
 def _answers(answerer: Answerer, requests: pl.DataFrame) -> Batch:
@@ -102,10 +107,11 @@ def _answers(answerer: Answerer, requests: pl.DataFrame) -> Batch:
     timeless = answerer.cascade.within(None)  # an answer cut short by a slow machine is no golden one
     encoded: list[Batch] = []
     found: dict[str, list[Candidates]] = {}
-    for query, history in requests.iter_rows():
+    for query, history, time in requests.iter_rows():
         request, _ = answerer.request(features=query, history=history)
         encoded.append(request.query)
-        for step in timeless(request)[1].steps:
+        asked = replace(request, time=None if time is None else torch.tensor([time]))
+        for step in timeless(asked)[1].steps:
             found.setdefault(step.stage, []).append(Candidates(step.output.keys, step.output.scores))
     tensors = Batch((f"request/{name}", torch.cat([one[name] for one in encoded])) for name in encoded[0])
     for stage, parts in found.items():
