@@ -48,7 +48,8 @@ class Workspace:
         content = hashlib.sha256()
         for path in (self.data / "items.parquet", self.data / "features" / "features.json"):
             try:
-                content.update(hashlib.sha256(path.read_bytes()).digest())
+                with open(path, "rb") as file:
+                    content.update(hashlib.file_digest(file, "sha256").digest())
             except OSError as error:
                 raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
         return content.hexdigest()[:16]
