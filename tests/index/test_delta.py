@@ -16,6 +16,7 @@ from twotower.index.build import IndexConfig, build_index, load_index
 from twotower.index.delta import DeltaIndex
 from twotower.index.exact import ExactIndex
 from twotower.index.faiss_index import FaissIndex
+from twotower.index.filtered import search_allowed
 from twotower.types import NO_ITEM, Candidates, Ragged
 
 DIM = 8
@@ -159,6 +160,18 @@ def test_a_search_looks_past_any_number_of_deleted_items() -> None:
     assert (len(index), index.search(query, 3).counts.tolist()) == (0, [0, 0])
 
 
+def test_a_mask_of_what_may_be_shown_reaches_new_items() -> None:
+    generator = torch.Generator().manual_seed(4)
+    vectors = draw(300, generator)
+    index, truth = DeltaIndex(ExactIndex.build(vectors)), Truth(vectors)
+    for _ in range(60):
+        change(index, truth, generator, new_keys=400)
+    allow = torch.rand(5, 400, generator=generator) < 0.1
+    query = draw(5, generator)
+    for mask in (allow, allow[0], allow[:, :350]):
+        assert same(search_allowed(index, query, 12, mask), search_allowed(truth.index(), query, 12, mask))
+
+
 def test_what_is_deleted_comes_back_only_when_it_is_added_again() -> None:
     index = DeltaIndex(ExactIndex.build(torch.ones(3, DIM)))
     query = torch.ones(1, DIM)
@@ -184,11 +197,10 @@ class Interrupting(ExactIndex):
         return Interrupting.build(vectors, keys, self.produced_by)
 
 
-def test_changes_while_compacting_survive() -> None:
+def test_changes_while_compacting_survive(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(5)
     vectors = draw(60, generator)
-    base, truth = Interrupting.build(vectors), Truth(vectors)
-    index = DeltaIndex(base)
+    index, truth = DeltaIndex(Interrupting.build(vectors)), Truth(vectors)
     for _ in range(20):
         change(index, truth, generator, new_keys=90)
     query = draw(5, generator)
@@ -198,8 +210,8 @@ def test_changes_while_compacting_survive() -> None:
             change(index, truth, generator, new_keys=90)
             assert same(index.search(query, 90), truth.index().search(query, 90))
 
+    monkeypatch.setattr(Interrupting, "meanwhile", staticmethod(meanwhile))
     for _ in range(5):
-        index._state.base.meanwhile = meanwhile  # type: ignore[attr-defined]
         index.compact()
         assert len(index) == len(truth.of)
         assert same(index.search(query, 90), truth.index().search(query, 90))

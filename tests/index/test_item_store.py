@@ -14,6 +14,9 @@ import polars as pl
 import pytest
 import torch
 
+from twotower.cascade.rank import Rank
+from twotower.cascade.retrieve import Retrieve
+from twotower.cascade.stage import Request
 from twotower.data.dataset import Dataset
 from twotower.data.features import Features
 from twotower.errors import ConfigError, DataError, StorageError
@@ -82,9 +85,9 @@ class World:
 
     def __init__(self, path: Path) -> None:
         vectors = encode(DATASET.items)["vector"].detach()
-        specs = MODEL.item_specs()
-        self.table = DeltaTable(ItemTable.build(lambda keys: Rep(vector=vectors[keys]), 3, specs, "bundle"))
-        self.index = DeltaIndex(ExactIndex.build(vectors, produced_by="bundle"))
+        specs, made_by = MODEL.item_specs(), MODEL.item_digest()
+        self.table = DeltaTable(ItemTable.build(lambda keys: Rep(vector=vectors[keys]), 3, specs, made_by))
+        self.index = DeltaIndex(ExactIndex.build(vectors, produced_by=made_by))
         self.store = ItemStore(
             ItemLog(path, "bundle"),
             DATASET.item_catalogue,
@@ -139,6 +142,19 @@ def test_items_come_change_go_and_return(opened: Callable[[], World]) -> None:
     assert store.upsert([{"film": 88}, {**NEW, "year": 1999}]).tolist() == [4, 3], "77 gets its key back"
     assert store.ids(np.array([4, 0, 3])).to_list() == [88, 30, 77]
     assert store.items().select("key", "film", "year").rows() == [(1, 10, None), (4, 88, None), (3, 77, 1999)]
+
+
+def test_a_new_item_goes_through_a_cascade(opened: Callable[[], World]) -> None:
+    """The stages that were there before serve it: retrieved by the index, ranked by its row of the table."""
+    world = opened()
+    cascade = Retrieve(MODEL, world.index, k=10) >> Rank(MODEL, world.table, k=5)
+    request = Request(FEATURES.encode_request({"user": "u"}))
+    world.store.upsert([NEW])
+    world.store.delete([20])
+    candidates, _ = cascade(request)
+    assert sorted(candidates.keys[0][candidates.mask[0]].tolist()) == [0, 1, 3]
+    found = world.index.search(MODEL.encode_query(request.query)["vector"].detach(), 3)
+    assert torch.equal(candidates.best(3).keys, found.keys)
 
 
 def random_change(store: ItemStore, draw: np.random.Generator) -> None:

@@ -183,6 +183,10 @@ class DeltaIndex:
         """Items of the base that hold no longer: searches look past them."""
         return len(self._state.gone)
 
+    def alive(self) -> KeyedRows:
+        """All items there are, by rising key, with their "vector"; a copy."""
+        return self._state.alive()
+
     @property
     def bytes_per_item(self) -> float:
         state = self._state
@@ -232,7 +236,7 @@ def _look_past(state: _State, query: Tensor, k: int, n: int, exclude: Ragged | N
     holes = ~keep.gather(1, order)
     keys = found.keys.gather(1, order).masked_fill_(holes, NO_ITEM)
     scores = found.scores.gather(1, order).masked_fill_(holes, -torch.inf)
-    if n < most:
+    if n < most and holes.any():
         short = (holes.any(1) & (found.counts == n)).nonzero()[:, 0]
         if len(short):
             rest = None if exclude is None else exclude.take(short)
