@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.cascade.placing import broken, place
+from twotower.cascade.placing import Lists, broken, place
 from twotower.cascade.tally import EMPTY, Limit
 
 K = 7
@@ -39,14 +39,14 @@ def problems(draw, values: int = 2):
     return chosen, groups, there, dict(zip(places, columns, strict=False)), length
 
 
-def tensors(problem, places: int = 6):
+def lists_of(problem, places: int = 6) -> Lists:
     chosen, groups, there, pins, length = problem
     padded = [[g + [EMPTY] * (2 - len(g)) for g in own] for own in groups]
     pinned = torch.full((1, places), EMPTY)
     for p, column in pins.items():
         pinned[0, p] = column
     codes = [torch.tensor([own]) for own in padded]
-    return chosen, codes, torch.arange(K)[None] < there, pinned, torch.tensor([length])
+    return Lists(chosen, codes, torch.arange(K)[None] < there, pinned, torch.tensor([length]))
 
 
 def breaks(problem, order: list[int]) -> dict[int, set[int]]:
@@ -112,7 +112,7 @@ def greedy_by_loops(problem) -> list[int]:
 @settings(max_examples=150, deadline=None)
 @given(problems())
 def test_equals_the_loop(problem):
-    order = place(*tensors(problem))[0].tolist()
+    order = place(lists_of(problem))[0].tolist()
     length = problem[-1]
     assert order[:length] == greedy_by_loops(problem)
     assert order[length:] == [EMPTY] * (6 - length)
@@ -121,10 +121,9 @@ def test_equals_the_loop(problem):
 @settings(max_examples=150, deadline=None)
 @given(problems(), st.data())
 def test_says_which_places_break_which_rule(problem, data):
-    chosen, codes, available, _, lengths = tensors(problem)
     order = list(data.draw(st.permutations(range(problem[2]))))[: problem[4]]
     padded = torch.tensor([order + [EMPTY] * (6 - len(order))])
-    bits = broken(chosen, codes, available, padded, lengths)[0].tolist()
+    bits = broken(lists_of(problem), padded)[0].tolist()
     for number, places in breaks(problem, order).items():
         assert {p for p, bit in enumerate(bits) if bit >> number & 1} == places
 
@@ -133,19 +132,19 @@ def test_says_which_places_break_which_rule(problem, data):
 @given(st.lists(problems(), min_size=2, max_size=4), limits())
 def test_a_list_is_filled_the_same_in_any_company(drawn, chosen):
     some = [(chosen, [p[1][0] if p[1] else [[0]] * K for _ in chosen], *p[2:]) for p in drawn]
-    alone = [place(*tensors(problem)) for problem in some]
-    parts = [tensors(problem) for problem in some]
-    codes = [torch.cat([p[1][n] for p in parts]) for n in range(len(chosen))]
-    together = place(chosen, codes, *(torch.cat([p[n] for p in parts]) for n in (2, 3, 4)))
-    assert torch.equal(together, torch.cat(alone))
+    alone = [place(lists_of(problem)) for problem in some]
+    parts = [lists_of(problem) for problem in some]
+    codes = [torch.cat([p.codes[n] for p in parts]) for n in range(len(chosen))]
+    rest = (torch.cat([getattr(p, n) for p in parts]) for n in ("available", "pinned", "lengths"))
+    assert torch.equal(place(Lists(chosen, codes, *rest)), torch.cat(alone))
 
 
 def test_lists_without_candidates_places_or_lists():
     limit = Limit(0, 2, at_least=1, spacing=False)
     none = torch.empty(2, 0, 1, dtype=torch.int64)
     pinned, zero = torch.full((2, 3), EMPTY), torch.zeros(2, dtype=torch.int64)
-    assert (place([limit], [none], torch.empty(2, 0, dtype=torch.bool), pinned, zero) == EMPTY).all()
+    assert (place(Lists([limit], [none], torch.empty(2, 0, dtype=torch.bool), pinned, zero)) == EMPTY).all()
     there = torch.ones(2, 4, dtype=torch.bool)
     codes = torch.zeros(2, 4, 1, dtype=torch.int64)
-    assert place([limit], [codes], there, pinned[:, :0], zero).shape == (2, 0)
-    assert place([limit], [codes[:0]], there[:0], pinned[:0], zero[:0]).shape == (0, 3)
+    assert place(Lists([limit], [codes], there, pinned[:, :0], zero)).shape == (2, 0)
+    assert place(Lists([limit], [codes[:0]], there[:0], pinned[:0], zero[:0])).shape == (0, 3)

@@ -305,6 +305,9 @@ def test_a_list_is_full_and_unbroken_wherever_one_can_be(rules, keys, candidates
     assert set(shown(out)) <= set(keys)
     assert torch.nonzero(made.broken_by(out)[0]).flatten().tolist() == broken(rules, shown(out))
     assert (broken(rules, shown(out)) == []) == bool(best)
+    if not best:  # then quotas hold at least, where they alone can
+        quotas = [rule for rule in rules if rule["kind"] == "quota"]
+        assert (broken(quotas, shown(out)) == []) == bool(possible(quotas, keys, k))
     if best and not any("where" in rule for rule in rules):
         assert shown(out) == best[0]  # item by item the best there is
 

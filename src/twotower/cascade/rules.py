@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from twotower.cascade.arrange import arrange
 from twotower.cascade.attributes import Attributes
 from twotower.cascade.boosts import Boosts
 from twotower.cascade.filter import allowed, only
 from twotower.cascade.pins import Pins
-from twotower.cascade.placing import broken, place
+from twotower.cascade.placing import Lists, broken, place
+from twotower.cascade.repair import repair
 from twotower.cascade.ruleset import Block, Grouped, Quota, RuleSet, Spacing
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.cascade.tally import EMPTY, Limit
@@ -58,8 +57,9 @@ class Rules(Stage):
        broken there and the item, if any, stands where its score puts it.
     3. Every other place takes the best item that breaks no quota and no spacing
        (`twotower.cascade.placing`). For lists where that ends badly, a search of at most ``steps`` steps
-       looks for one that breaks none (`twotower.cascade.arrange`); without success the first list is kept.
-       So a list is always full: where rules cannot be met, spacing gives way to quotas, and both to pins.
+       looks for one that breaks neither, then for one that breaks no quota (`twotower.cascade.repair`);
+       without success the first list is kept. So a list is always full: where rules cannot be met, spacing
+       gives way to quotas, and both to pins.
 
     The order is the answer, so the score handed on is 0, -1, -2, ...; ``<name>_given`` holds the score that
     was handed in, and bit r of ``<name>_broken`` says that a place breaks rule r: see `broken_by`. Quotas
@@ -68,6 +68,15 @@ class Rules(Stage):
     A pin with ``insert`` adds an item that the request, its exclusions and the blocks allow. It takes the
     last place of a list of k items, and makes a shorter one longer; what earlier stages would have said of it
     is 0. No other rule adds items.
+
+    >>> import polars as pl
+    >>> items = pl.DataFrame({"film": ["Alien", "Aliens", "Heat"], "genre": ["sf", "sf", "crime"]})
+    >>> rules = RuleSet.parse({"rules": [{"kind": "spacing", "field": "genre", "within": 2}]})
+    >>> stage = Rules(rules, Attributes(items, item="film"), k=3)
+    >>> ranked = Candidates(torch.tensor([[0, 1, 2], [0, 1, -1]]), torch.tensor([[3.0, 2.0, 1.0]] * 2))
+    >>> shown = stage.run(Request(Batch(user=torch.tensor([7, 8]))), ranked, k=3)
+    >>> shown.keys.tolist(), stage.report(shown)  # nothing can stand between the two of the second list
+    ([[0, 2, 1], [0, 1, -1]], {'rules.0.spacing': 1})
 
     Raises
     ------
@@ -144,19 +153,18 @@ class Rules(Stage):
         best = only(Candidates(given.keys, scores, given.pair), shown)
         width = min(k, best.keys.shape[1])
         lengths = best.counts.clamp(max=width)
-        limits = [group.limit(width) for group in self._groups]
-        codes = [group.of(best.keys) for group in self._groups]
-        pinned = self._pins.columns(best.keys, lengths, width)
-        order = place(limits, codes, best.mask, pinned, lengths)
-        bits = broken(limits, codes, best.mask, order, lengths)
-        for row in torch.nonzero(bits.any(1)).flatten().tolist() if self.steps else []:
-            request.check_time()
-            found = _search(limits, codes, best.counts, pinned, lengths, row, self.steps)
-            if found is not None:
-                order[row, : len(found)] = torch.tensor(found)
-                bits[row] = 0
+        lists = Lists(
+            [group.limit(width) for group in self._groups],
+            [group.of(best.keys) for group in self._groups],
+            best.mask,
+            self._pins.columns(best.keys, lengths, width),
+            lengths,
+        )
+        order = place(lists)
+        if self.steps:
+            order = repair(lists, order, self.steps, request.check_time)
         chosen = _at(best, order)
-        bits |= self._pins.missed(chosen.keys, lengths, k)
+        bits = broken(lists, order) | self._pins.missed(chosen.keys, lengths, k)
         return chosen.with_pair(**{f"{self.name}_broken": bits})
 
 
@@ -169,24 +177,6 @@ def _codes(rule: Grouped, attributes: Attributes, where: str) -> Tensor:
     if rule.where is None:
         return codes
     return codes.masked_fill(~attributes.mask(rule.where, f"{where}.where")[:, None], EMPTY)
-
-
-def _search(
-    limits: Sequence[Limit],
-    codes: Sequence[Tensor],
-    counts: Tensor,
-    pinned: Tensor,
-    lengths: Tensor,
-    row: int,
-    steps: int,
-) -> list[int] | None:
-    """One list by `arrange`: its columns in order."""
-    rows = [own[row, : int(counts[row])].tolist() for own in codes]
-    groups = [tuple(frozenset(g) - {EMPTY} for g in own) for own in zip(*rows, strict=True)]
-    fixed = {p: (column, groups[column]) for p, column in enumerate(pinned[row].tolist()) if column != EMPTY}
-    taken = {column for column, _ in fixed.values()}
-    others = [(column, own) for column, own in enumerate(groups) if column not in taken]
-    return arrange(limits, others, fixed, int(lengths[row]), steps)
 
 
 def _at(candidates: Candidates, order: Tensor) -> Candidates:

@@ -6,6 +6,7 @@ Letters: Q lists, K candidates of each, L places, V groups of one candidate.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,50 +30,49 @@ class Limit:
 class Tally:
     """How many candidates of each group stand in the places that a limit is about.
 
+    A cell is one group in one list; a last cell stands for EMPTY, and is never counted.
+
     >>> tally = Tally(torch.tensor([[[0, 1], [1, -1], [-1, -1]]]))
     >>> tally.add(torch.tensor([0]))
-    >>> tally.of(tally.counts).tolist()
-    [[[1, 1], [1, 0], [0, 0]]]
+    >>> tally.counted().tolist()
+    [[[1, 1], [1, -1], [-1, -1]]]
     """
 
     def __init__(self, codes: Tensor) -> None:
         """``codes`` (Q, K, V) int64: the groups of each candidate, each once, then EMPTY."""
-        stride = int(codes.max()) + 1 if codes.numel() else 1
+        Q, _, V = codes.shape
+        codes = torch.cat([codes, codes.new_full((Q, 1, V), EMPTY)], 1)  # column -1: no candidate
         real = codes >= 0
-        rows = torch.arange(len(codes), device=codes.device)[:, None, None]
-        groups, group = torch.unique((rows * stride + codes)[real], return_inverse=True)
-        # one cell for each list and group in it; a last one takes what is counted of EMPTY
-        self.cells = torch.full_like(codes, len(groups)).masked_scatter(real, group)
-        self.row = groups // stride
+        stride = int(codes.max()) + 1 if codes.numel() else 1
+        self.rows = torch.arange(Q, device=codes.device)
+        groups, group = torch.unique((self.rows[:, None, None] * stride + codes)[real], return_inverse=True)
+        self.cells = torch.full_like(codes, len(groups)).masked_scatter(real, group)  # (Q, K + 1, V)
+        self.list = groups // stride  # (cells,)
         self.supply = torch.bincount(group, minlength=len(groups))
-        self.counts = torch.zeros_like(self.supply)
+        self._counts = torch.zeros(len(groups) + 1, dtype=torch.int64)
+        self._counts[-1] = -1
+        self._one = {by: torch.full((Q * V,), by) for by in (1, -1)}
 
-    def add(self, chosen: Tensor, by: int = 1) -> None:
-        """Count the candidates in these columns (Q,)."""
-        cells = self._cells_of(chosen)
-        cells = cells[cells < len(self.counts)]
-        self.counts.index_add_(0, cells, torch.full_like(cells, by))
+    @property
+    def counts(self) -> Tensor:
+        """(cells,) without the one of EMPTY."""
+        return self._counts[:-1]
 
-    def most(self, chosen: Tensor) -> Tensor:
-        """(Q,) the largest count of a group that the candidate in this column is in; 0 without one."""
-        counts = torch.cat([self.counts, self.counts.new_zeros(1)])[self._cells_of(chosen)]
-        return torch.cat([counts, counts.new_zeros(len(counts), 1)], 1).amax(1)
+    def add(self, chosen: Tensor, by: Literal[1, -1] = 1) -> None:
+        """Count the candidates in these columns (Q,); EMPTY counts nothing."""
+        self._counts.index_add_(0, self.cells[self.rows, chosen].flatten(), self._one[by])
+        self._counts[-1] = -1
 
-    def of(self, values: Tensor) -> Tensor:
-        """(Q, K, V): one value per cell, for each group of each candidate; 0 for EMPTY."""
-        return torch.cat([values, values.new_zeros(1)])[self.cells]
+    def counted(self) -> Tensor:
+        """(Q, K, V) how many of each group of each candidate; -1 for EMPTY."""
+        return self._counts[self.cells[:, :-1]]
 
-    def needs(self, at_least: int) -> Tensor:
-        """(cells,) how many are still missing, of those there are."""
-        return (self.supply.clamp(max=at_least) - self.counts).clamp(min=0)
+    def needs(self, at_least: int) -> tuple[Tensor, Tensor]:
+        """What each list (Q, 1) still misses of what there is, and how much of it a candidate (Q, K) is."""
+        missing = (self.supply.clamp(max=at_least) - self.counts).clamp(min=0)
+        some = torch.cat([missing.clamp(max=1), missing.new_zeros(1)])
+        return self.per_list(missing)[:, None], some[self.cells[:, :-1]].sum(2)
 
-    def per_list(self, values: Tensor, lists: int) -> Tensor:
+    def per_list(self, values: Tensor) -> Tensor:
         """(Q,) the sum over each list's groups."""
-        return values.new_zeros(lists).index_add_(0, self.row, values)
-
-    def _cells_of(self, chosen: Tensor) -> Tensor:
-        """(Q, V) the cells of the candidates in these columns; the last cell for EMPTY."""
-        if not self.cells.shape[1]:
-            return self.cells.new_empty(len(chosen), 0)
-        cells = self.cells[torch.arange(len(chosen), device=chosen.device), chosen.clamp(min=0)]
-        return cells.masked_fill(chosen[:, None] < 0, len(self.counts))
+        return values.new_zeros(len(self.rows)).index_add_(0, self.list, values)
