@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from twotower.errors import ConfigError
-from twotower.train.precision import choose_device, random_state, restore_random_state, seeded
+from twotower.train.precision import (
+    choose_device,
+    random_state,
+    restore_random_state,
+    seeded,
+    without_denormals,
+)
 
 
 def test_auto_states_its_reason():
@@ -35,3 +41,16 @@ def test_a_state_restores_the_stream():
         first = torch.rand(3)
         restore_random_state(state, cpu)
         assert torch.equal(torch.rand(3), first)
+
+
+def test_denormals_are_zero_inside_and_back_outside():
+    def half_of_the_least():
+        return float(torch.tensor(torch.finfo(torch.float32).tiny) / 2)
+
+    assert half_of_the_least() > 0
+    with without_denormals():
+        assert half_of_the_least() == 0
+        with without_denormals():
+            pass
+        assert half_of_the_least() == 0  # the inner one leaves the outer one's mode
+    assert half_of_the_least() > 0

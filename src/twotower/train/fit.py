@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from twotower.train.events import Listener, silent
-from twotower.train.precision import seeded
+from twotower.train.precision import seeded, without_denormals
 from twotower.train.protocols import BatchSource, E, M
 from twotower.train.run import FitResult, Run
 from twotower.train.settings import TrainSettings
@@ -48,7 +48,7 @@ def fit(
         On SIGINT or SIGTERM, after a snapshot was written.
     """
     run = Run(model, batches, objective, settings, validate, directory, events)
-    with seeded(settings.seed, run.device), run.interrupts:
+    with seeded(settings.seed, run.device), without_denormals(), run.interrupts:
         standing = run.start()
         while not run.is_over():
             for examples in batches.epoch(standing.epoch, standing.step_in_epoch):

@@ -70,3 +70,21 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Inside, CPU arithmetic of this thread rounds numbers below 1e-38 to zero; outside it is as it was.
+
+    The moments that Adam keeps of a weight whose gradient has become zero (a unit that no longer fires)
+    shrink by a tenth per step: after some 800 steps they are denormal, for which CPUs take up to a hundred
+    times as long. `benchmarks/denormals.py` measures what that costs.
+    """
+    before = bool(
+        torch.tensor(torch.finfo(torch.float32).tiny) / 2 == 0
+    )  # torch can set the mode, not tell it
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
