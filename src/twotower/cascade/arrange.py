@@ -41,8 +41,11 @@ def arrange(
     search = _Search(limits, candidates, pinned, length)
     if not search.promising() or not search.run(steps):
         return None
-    names = {groups: iter([name for name, own in candidates if own == groups]) for groups in search.left}
-    return [pinned[p][0] if p in pinned else next(names[groups]) for p, groups in enumerate(search.placed)]
+    best = {groups: iter(positions) for groups, positions in search.positions.items()}
+    return [
+        pinned[p][0] if p in pinned else candidates[next(best[groups])][0]
+        for p, groups in enumerate(search.placed)
+    ]
 
 
 class _Search:
