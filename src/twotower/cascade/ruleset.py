@@ -55,7 +55,8 @@ class Grouped(Config):
 class Quota(Grouped):
     """At least or at most so many of each group within the first places.
 
-    With a ``field``, ``at_least`` asks for that many of every value that occurs among the candidates.
+    With a ``field``, ``at_least`` asks for that many of every value that occurs among the candidates. A list
+    that ends before ``within`` must hold as many.
     """
 
     kind: Literal["quota"] = "quota"
