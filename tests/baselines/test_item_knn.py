@@ -9,7 +9,7 @@ import torch
 
 from twotower.baselines import item_knn
 from twotower.baselines.item_knn import ItemKNN
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, MismatchError
 from twotower.types import Ragged
 
 pytest.importorskip("scipy")
@@ -46,3 +46,14 @@ def test_settings_are_checked() -> None:
         ItemKNN(neighbours=0)
     with pytest.raises(ConfigError, match="shrinkage at least 0"):
         ItemKNN(shrinkage=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("indices", [2, 0, 3]), ("indices", [-1, 0, 1]), ("indptr", [0, 2, 1, 3])]
+)
+def test_similarities_of_items_that_do_not_exist_are_refused(name: str, values: list[int]) -> None:
+    """They would read memory that is none of theirs."""
+    state = ItemKNN(neighbours=1).fit(Ragged.of([[0, 1], [0, 1], [1, 2]]), n_items=3).state()
+    state[name] = torch.tensor(values, dtype=state[name].dtype)
+    with pytest.raises(MismatchError, match="no similarities of 3 items"):
+        ItemKNN(neighbours=1).restore(3, state)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from twotower.baselines import base
 from twotower.baselines.base import Baseline
@@ -11,7 +14,7 @@ from twotower.baselines.ease import EASE
 from twotower.baselines.ials import IALS
 from twotower.baselines.item_knn import ItemKNN
 from twotower.baselines.popularity import Popularity, RecentPopularity
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, MismatchError
 from twotower.types import NO_ITEM, Ragged
 
 pytest.importorskip("implicit")
@@ -76,6 +79,41 @@ def test_fitting_again_gives_the_same(baseline: Baseline) -> None:
     assert torch.equal(baseline.fit(lists, N, times).scores(HISTORY), first)
 
 
+def made_like(baseline: Baseline) -> Baseline:
+    """One of the same options that has learned nothing."""
+    return IALS(factors=8, l2=0.1, alpha=10, threads=1) if isinstance(baseline, IALS) else type(baseline)()
+
+
+def test_what_was_kept_in_a_file_scores_the_same_bytes(baseline: Baseline) -> None:
+    again = made_like(baseline).restore(N, load(save(baseline.state())))
+    assert again.n_items == N
+    assert torch.equal(again.scores(HISTORY), baseline.scores(HISTORY))
+    found, wanted = (each.search(HISTORY, 7, HISTORY) for each in (again, baseline))
+    assert torch.equal(found.keys, wanted.keys)
+    twice = made_like(baseline).restore(N, again.state())
+    assert torch.equal(twice.scores(HISTORY), baseline.scores(HISTORY))
+
+
+def test_a_restored_one_can_be_fitted_again(baseline: Baseline) -> None:
+    again = made_like(baseline).restore(N, baseline.state())
+    lists, times = interactions()
+    lists = Ragged(lists.values.flip(0), lists.offsets)
+    expected = made_like(baseline).fit(lists, N, times).scores(HISTORY)
+    assert torch.equal(again.fit(lists, N, times).scores(HISTORY), expected)
+
+
+def test_the_state_of_something_else_is_refused(baseline: Baseline) -> None:
+    state, before = baseline.state(), baseline.scores(HISTORY)
+    name, tensor = next(iter(state.items()))
+    other = copy(baseline)
+    for broken in ({}, {**state, "more": tensor}, {**state, name: tensor[None]}):
+        with pytest.raises(MismatchError, match="is kept as"):
+            other.restore(N, broken)
+    with pytest.raises(MismatchError, match="for 41 items is kept as"):
+        other.restore(N + 1, state)
+    assert torch.equal(other.scores(HISTORY), before)  # and goes on as it was
+
+
 @pytest.mark.parametrize("baseline", [ItemKNN, EASE, IALS], indirect=True)
 def test_a_taste_is_served(baseline: Baseline) -> None:
     lower, upper = baseline.search(Ragged.of([[2, 3, 4, 5], [22, 23, 24, 25]]), 11).keys
@@ -101,3 +139,5 @@ def test_broken_input_is_named(baseline: Baseline) -> None:
         baseline.search(HISTORY, 5, Ragged.of([[1]]))
     with pytest.raises(ConfigError, match="call fit first"):
         type(baseline)().scores(HISTORY)
+    with pytest.raises(ConfigError, match="call fit first"):
+        type(baseline)().state()

@@ -6,13 +6,14 @@ Shape letters: Q queries, N items of the catalogue at fit time, K results.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, DataError, MismatchError
 from twotower.scores.catalogue import top_k_of
 from twotower.types import Candidates, Ragged
 
@@ -59,10 +60,42 @@ class Baseline(ABC):
         self._fit(interactions, times)
         return self
 
+    def state(self) -> dict[str, Tensor]:
+        """What was learned, as contiguous tensors for a file to keep, not copied; without the options."""
+        self._check_fitted()
+        return self._state()
+
+    def restore(self, n_items: int, state: Mapping[str, Tensor]) -> Self:
+        """Take up the `state` of a baseline with the same options: its scores, bit for bit.
+
+        >>> from twotower.baselines.popularity import Popularity
+        >>> fitted = Popularity().fit(Ragged.of([[0, 1], [1]]), n_items=3)
+        >>> Popularity().restore(3, fitted.state()).scores(Ragged.of([[]])).tolist()
+        [[1.0, 2.0, 0.0]]
+
+        Raises
+        ------
+        MismatchError
+            The state is of another baseline, other options or another catalogue, or makes no sense.
+        """
+        expected = self._shapes(n_items)
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if found.keys() != expected.keys() or any(
+            len(found[name]) != len(shape)
+            or any(n not in (None, size) for n, size in zip(shape, found[name], strict=True))
+            for name, shape in expected.items()
+        ):
+            raise MismatchError(
+                f"{type(self).__name__} for {n_items} items is kept as {expected} (None: any size), found "
+                f"{found}; give the options and the catalogue it was fitted with, or fit it again"
+            )
+        self._restore(n_items, state)
+        self.n_items = n_items
+        return self
+
     def scores(self, history: Ragged) -> Tensor:
         """Score of every item for every query, (Q, N) float32; seen items are not masked."""
-        if self.n_items == 0:
-            raise ConfigError(f"{type(self).__name__} has learned nothing yet: call fit first")
+        self._check_fitted()
         known = (history.values >= 0) & (history.values < self.n_items)
         kept = torch.bincount(history.row_of_value()[known], minlength=len(history))
         return self._scores(Ragged(history.values[known], torch.cat([kept.new_zeros(1), kept.cumsum(0)])))
@@ -83,11 +116,26 @@ class Baseline(ABC):
             found.append(top_k_of(partial(_columns, scores), len(rows), self.n_items, k, exclude=gone))
         return Candidates(torch.cat([c.keys for c in found]), torch.cat([c.scores for c in found]))
 
+    def _check_fitted(self) -> None:
+        if self.n_items == 0:
+            raise ConfigError(f"{type(self).__name__} has learned nothing yet: call fit first")
+
     @abstractmethod
     def _fit(self, interactions: Ragged, times: Tensor | None) -> None: ...
 
     @abstractmethod
     def _scores(self, history: Ragged) -> Tensor: ...
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def _shapes(self, n_items: int) -> dict[str, tuple[int | None, ...]]:
+        """Name and shape of every tensor of the state; None for a size that depends on what was learned."""
+
+    @abstractmethod
+    def _restore(self, n_items: int, state: Mapping[str, Tensor]) -> None:
+        """Names and shapes have been checked."""
 
 
 def _columns(scores: Tensor, start: int, stop: int) -> Tensor:

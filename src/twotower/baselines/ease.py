@@ -6,6 +6,8 @@ P = (XᵀX + λI)⁻¹, B = I - P diag(1 / diag P), scores = x B. X is binary: r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,16 @@ class EASE(Baseline):
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         weights = inverse / -inverse.diagonal()  # column j by P_jj
         weights.fill_diagonal_(0)
-        self._weights = weights.float()
+        self._weights = weights.to(torch.float32, memory_format=torch.contiguous_format)
 
     def _scores(self, history: Ragged) -> Tensor:
         return multi_hot(history, self.n_items) @ self._weights
+
+    def _state(self) -> dict[str, Tensor]:
+        return {"weights": self._weights}
+
+    def _shapes(self, n_items: int) -> dict[str, tuple[int | None, ...]]:
+        return {"weights": (n_items, n_items)}
+
+    def _restore(self, n_items: int, state: Mapping[str, Tensor]) -> None:
+        self._weights = state["weights"]

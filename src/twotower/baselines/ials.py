@@ -7,6 +7,9 @@ et al. 2021 (arXiv 2110.14037) show that it competes with deep models when tuned
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,11 +49,17 @@ class IALS(Baseline):
         self.threads = threads
 
     def _fit(self, interactions: Ragged, times: Tensor | None) -> None:
+        self._als = self._empty()
+        with self._blas.limit(limits=1, user_api="blas"):
+            self._als.fit(incidence(interactions, self.n_items), show_progress=False)
+
+    def _empty(self) -> Any:
+        """The package's model, without factors."""
         als = require("implicit.cpu.als", extra="baselines")
         # looks for BLAS libraries once, after the import above has loaded the last of them
         self._blas = require("threadpoolctl", extra="baselines").ThreadpoolController()
         with self._blas.limit(limits=1, user_api="blas"):
-            self._als = als.AlternatingLeastSquares(
+            return als.AlternatingLeastSquares(
                 factors=self.factors,
                 regularization=self.l2,
                 alpha=self.alpha,
@@ -58,9 +67,19 @@ class IALS(Baseline):
                 num_threads=self.threads,
                 random_state=self.seed,
             )
-            self._als.fit(incidence(interactions, self.n_items), show_progress=False)
 
     def _scores(self, history: Ragged) -> Tensor:
         with self._blas.limit(limits=1, user_api="blas"):
             query = self._als.recalculate_user(range(len(history)), incidence(history, self.n_items))
         return torch.from_numpy(query) @ torch.from_numpy(self._als.item_factors).T
+
+    def _state(self) -> dict[str, Tensor]:
+        # a query is solved from its history and these alone; nothing of the queries of fit time is used
+        return {"item_factors": torch.from_numpy(self._als.item_factors)}
+
+    def _shapes(self, n_items: int) -> dict[str, tuple[int | None, ...]]:
+        return {"item_factors": (n_items, self.factors)}
+
+    def _restore(self, n_items: int, state: Mapping[str, Tensor]) -> None:
+        self._als = self._empty()
+        self._als.item_factors = state["item_factors"].contiguous().numpy()

@@ -7,6 +7,7 @@ with the k most similar neighbours of each candidate item kept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from twotower.baselines.base import Baseline
 from twotower.baselines.incidence import incidence
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, MismatchError
 from twotower.optional import require
 from twotower.types import Ragged
 
@@ -72,3 +73,22 @@ class ItemKNN(Baseline):
 
     def _scores(self, history: Ragged) -> Tensor:
         return torch.from_numpy((incidence(history, self.n_items) @ self._similarity).toarray())
+
+    def _state(self) -> dict[str, Tensor]:
+        kept = self._similarity
+        return {name: torch.from_numpy(getattr(kept, name)) for name in ("data", "indices", "indptr")}
+
+    def _shapes(self, n_items: int) -> dict[str, tuple[int | None, ...]]:
+        return {"data": (None,), "indices": (None,), "indptr": (n_items + 1,)}
+
+    def _restore(self, n_items: int, state: Mapping[str, Tensor]) -> None:
+        sparse = require("scipy.sparse", extra="baselines")
+        parts = tuple(state[name].numpy() for name in ("data", "indices", "indptr"))
+        try:
+            matrix = sparse.csr_matrix(parts, shape=(n_items, n_items))
+            matrix.check_format(full_check=True)  # its products do not look whether an index is in range
+        except ValueError as error:
+            raise MismatchError(
+                f"these are no similarities of {n_items} items ({error}); fit ItemKNN again"
+            ) from None
+        self._similarity = matrix

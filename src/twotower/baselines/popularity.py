@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,15 @@ class Popularity(Baseline):
 
     def _scores(self, history: Ragged) -> Tensor:
         return self._counts.repeat(len(history), 1)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {"counts": self._counts}
+
+    def _shapes(self, n_items: int) -> dict[str, tuple[int | None, ...]]:
+        return {"counts": (n_items,)}
+
+    def _restore(self, n_items: int, state: Mapping[str, Tensor]) -> None:
+        self._counts = state["counts"]
 
 
 class RecentPopularity(Popularity):
