@@ -12,6 +12,7 @@ import re
 import sys
 import types
 import typing
+from collections import abc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from twotower.schema import Field
 
 PAGE = Path(__file__).parent / "recipes.md"
 START, STOP = "<!-- reference: start (docs/make_recipe_reference.py) -->", "<!-- reference: stop -->"
-KINDS = ("reader", "kind")  # keys that choose between the members of a union
+KINDS = ("reader", "kind", "stage")  # keys that choose between the members of a union
 WORDS = {int: "integer", float: "number", str: "text", bool: "true or false"}
 
 
@@ -82,8 +83,9 @@ def _title(parent: str, key: str, config: type[BaseModel]) -> str:
     path = {"models": "models.<name>", "cascade": "cascade[]", "baselines": "baselines[]"}.get(path, path)
     for kind in KINDS:
         choice = config.model_fields.get(kind)
-        if choice is not None and len(typing.get_args(choice.annotation)) == 1:
-            return f"`{path}`, `{kind}: {choice.default}`"
+        values = () if choice is None else typing.get_args(choice.annotation)
+        if len(values) == 1 or (values and kind == "stage"):
+            return f"`{path}`, `{kind}: {' | '.join(values)}`"
     return f"`{path}`"
 
 
@@ -127,7 +129,7 @@ def _words(annotation: Any, limits: str = "") -> str:
         members = [member for member in inner if member is not Ellipsis]
         many = "list of " + _words(members[0])
         return many if Ellipsis in inner else f"{many}, {len(members)} of them"
-    if origin is dict:
+    if origin in (dict, abc.Mapping):
         return "keys and values" if inner[1] is Any else f"{_words(inner[1])}, by name"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "keys below"

@@ -136,7 +136,8 @@ def test_training_leaves_the_programs_own_random_numbers_alone(prepared):
 
 def test_a_table_built_from_the_trained_model_is_its_own(trained, prepared):
     model = trained.pipeline.model("ranker")
-    table = ItemTable.load(trained.directory / "tables/ranker", model.digest())
+    made_by = f"{model.item_digest()}:{trained.pipeline.space.item_source()}"
+    table = ItemTable.load(trained.directory / "tables/ranker", made_by)
     fresh = model.encode_item(prepared.items)
     for name, tensor in table.slice(0, prepared.n_items).items():
         torch.testing.assert_close(tensor, fresh[name])

@@ -40,7 +40,7 @@ def test_the_resolved_recipe_parses_back(tiny, tmp_path):
         ("cascade.1.model=rankre", "stage 1 names the model 'rankre'; models: .*'ranker'"),
         ("cascade.0.stage=rank", "starts with its one retrieve stage"),
         ("cascade.1.stage=retrieve", "starts with its one retrieve stage"),
-        ("cascade.0.k=0", "cascade.0.k: .*greater than or equal to 1"),
+        ("cascade.0.k=0", "cascade.0.retrieve.k: .*greater than or equal to 1"),
         ("evaluate.measures=[nDGC@10]", "evaluate.measures: unknown measure 'nDGC'; did you mean 'nDCG'"),
         ("evaluate.measures=[]", "evaluate.measures"),
         ("baselines=[{name: popularty}]", "baselines.0.name"),

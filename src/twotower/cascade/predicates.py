@@ -18,16 +18,14 @@ _FORMS: tuple[Form, ...] = ("field", "not", "all", "any", "ids", "available", "m
 class Predicate(Config):
     """A set of items. Exactly one form at a time:
 
-    ===================================  ==========================================================
-    ``{field: genre, in: [a, b]}``       the value is one of these; of a list of values, any is
-    ``{field: price, at_most: 20}``      a number in a range, ends included; ``at_least`` likewise
-    ``{available: stock}``               a yes/no field that says yes, or a number above 0
-    ``{missing: price}``                 no value, not a number, or an empty list
-    ``{ids: [318, 527]}``                items by their outside ids; unknown ids mean no item
-    ``{not: P}``                         every item that P does not mean
-    ``{all: [P, ...]}``                  items that every P means
-    ``{any: [P, ...]}``                  items that at least one P means
-    ===================================  ==========================================================
+    - ``{field: genre, in: [a, b]}``: the value is one of these; of a list of values, any is
+    - ``{field: price, at_most: 20}``: a number in a range, ends included; ``at_least`` likewise
+    - ``{available: stock}``: a yes/no field that says yes, or a number above 0
+    - ``{missing: price}``: no value, not a number, or an empty list
+    - ``{ids: [318, 527]}``: items by their outside ids; unknown ids mean no item
+    - ``{not: P}``: every item that P does not mean
+    - ``{all: [P, ...]}``: items that every P means
+    - ``{any: [P, ...]}``: items that at least one P means
 
     A missing value lies in no set and in no range. ``not`` is the plain complement, and so holds items whose
     value is missing: write ``{all: [{not: P}, {not: {missing: field}}]}`` where that is not wanted.

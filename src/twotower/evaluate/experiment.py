@@ -43,8 +43,8 @@ class Experiment:
 
 
 def request_of(task: Task) -> Request:
-    """The task's queries as one request, asking for nothing that was seen."""
-    return Request(task.query, history=task.history, exclude=task.seen)
+    """The task's queries as one request, each at its own time, asking for nothing that was seen."""
+    return Request(task.query, history=task.history, exclude=task.seen, time=task.time)
 
 
 def run_cascade(
@@ -66,7 +66,7 @@ def run_cascade(
     """
     if not len(task):
         raise DataError(f"nothing to evaluate: {task}", remedy="choose another split or positive rule")
-    request = request_of(task)
+    request, cascade = request_of(task), cascade.within(None)  # a budget is for single requests
     parts: list[list[Candidates]] = [[] for _ in cascade.stages]
     for start in range(0, len(task), queries_at_once):
         _, trace = cascade(request.rows(start, start + queries_at_once))

@@ -25,6 +25,7 @@ class Task:
     relevant: Ragged  # held-out positive item keys, not seen before
     already_seen: int  # held-out positives that left because they were seen
     without_relevant: int  # queries of the held-out part that have none left
+    time: Tensor | None = None  # (Q,) when each is asked, in the data's own unit; None where it knows no time
 
     def __len__(self) -> int:
         return len(self.query_keys)
@@ -39,6 +40,7 @@ class Task:
             self.relevant.take(rows),
             self.already_seen,
             self.without_relevant,
+            None if self.time is None else self.time[rows],
         )
 
     def __str__(self) -> str:
@@ -50,7 +52,13 @@ class Task:
 
 
 def make_task(
-    query_keys: Tensor, query: Batch, history: Ragged, seen: Ragged, held_out: Ragged, n_items: int
+    query_keys: Tensor,
+    query: Batch,
+    history: Ragged,
+    seen: Ragged,
+    held_out: Ragged,
+    n_items: int,
+    time: Tensor | None = None,
 ) -> Task:
     """Build a task; row i of every argument is query ``query_keys[i]``.
 
@@ -63,7 +71,8 @@ def make_task(
     counts = torch.bincount(row, minlength=len(wanted))
     relevant = Ragged(wanted.values[~known], torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
     keep = (counts > 0).nonzero()[:, 0]
-    task = Task(query_keys, query, history, seen, relevant, int(known.sum()), int((counts == 0).sum()))
+    gone, empty = int(known.sum()), int((counts == 0).sum())
+    task = Task(query_keys, query, history, seen, relevant, gone, empty, time)
     return task.take(keep)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,8 @@ class Answerer:
         chosen = (
             {stage.name: max(stage.k, k) for stage in self.cascade.stages} | {last: k} | dict(depths or {})
         )
-        candidates, trace = self.cascade(replace(request, depths=chosen))
+        now = torch.tensor([time.time()], dtype=torch.float64)
+        candidates, trace = self.cascade(replace(request, depths=chosen, time=now))
         best = candidates.best(k)
         real = best.mask[0]
         keys = best.keys[0][real].numpy()

@@ -3,7 +3,7 @@
 <version>/manifest.json                       checksums, digests, recipe, schema, plan, metrics, provenance
           data/{items,queries,events}.parquet the catalogues, and the events that histories are made of
           data/dataset.json, features/, golden/   schema and notes; vocabularies and means; encoded rows
-          models/<name>/  index/<name>/  tables/<name>/
+          models/<name>/  index/<name>/  tables/<name>/  sources/
           golden/                             requests and what every stage answered them
 
 It has the layout of a run, so what opens a run's cascade opens a bundle's. How versions lie beside each other
@@ -171,7 +171,7 @@ def _same(what: str, found: object, expected: object, directory: Path) -> None:
 
 def _names(recipe: Recipe) -> list[str]:
     """Models of the cascade, each once."""
-    return list(dict.fromkeys(stage.model for stage in recipe.cascade))
+    return list(dict.fromkeys(name for stage in recipe.cascade for name in stage.models))
 
 
 def _finished_models(pipeline: Pipeline) -> dict[str, Model]:
@@ -204,6 +204,7 @@ def _copy(
         files += [space.model(name) / part for part in ("model.json", "model.safetensors")]
         for kept in (space.index(name), space.table(name)):
             files += files_of(kept) if kept.is_dir() else []
+    files += [space.source(s.name) for s in pipeline.recipe.sources if s.baseline is not None]
     if people:
         files += [space.data / "queries.parquet", space.data / "events.parquet"]
     for path in files:

@@ -35,7 +35,11 @@ def export_vectors(directory: str | Path, out: str | Path) -> dict[str, tuple[Pa
     pipeline = Pipeline.open(directory)
     if not pipeline.recipe.cascade:
         raise ConfigError(f"{directory}: the recipe has no cascade, so no retriever to export")
-    model = pipeline.model(pipeline.recipe.cascade[0].model)
+    first = pipeline.recipe.cascade[0]
+    retriever = next((n for n in first.models if pipeline.recipe.model_kind(n) == "dot"), None)
+    if retriever is None:
+        raise ConfigError(f"{directory}: the retrieve stage has no model, so there are no vectors to export")
+    model = pipeline.model(retriever)
     prepared = pipeline.prepared
 
     def item_vectors(keys: Tensor) -> Tensor:

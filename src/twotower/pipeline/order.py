@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from twotower.pipeline.recipe import Recipe, StageRecipe
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.stages import StageRecipe
 from twotower.train.lists import ListsConfig
 
 
 def training_order(recipe: Recipe) -> list[str]:
     """All models, each behind its teacher and behind the stages whose candidates it learns from."""
-    in_cascade = [stage.model for stage in recipe.cascade]
+    in_cascade = [name for stage in recipe.cascade for name in stage.models]
     names = [needed for name in (*in_cascade, *recipe.models) for needed in _needed(recipe, name)]
     return list(dict.fromkeys(names))
 
@@ -17,7 +18,7 @@ def _needed(recipe: Recipe, name: str) -> list[str]:
     """The models that must be trained for this one, and itself."""
     first = list(recipe.teachers(name)[:1])
     if learns_from_stages(recipe, name):
-        first += [stage.model for stage in stages_before(recipe, name)]
+        first += [model for stage in stages_before(recipe, name) for model in stage.models]
     return [*(needed for model in first for needed in _needed(recipe, model)), name]
 
 
@@ -29,7 +30,7 @@ def learns_from_stages(recipe: Recipe, name: str) -> bool:
 def stages_before(recipe: Recipe, name: str) -> tuple[StageRecipe, ...]:
     """Stages before the first one that uses the model, or is taught by it: that one is trained later."""
     for number, stage in enumerate(recipe.cascade):
-        if stage.model == name or name in recipe.teachers(stage.model):
+        if name in stage.models or any(name in recipe.teachers(model) for model in stage.models):
             return recipe.cascade[:number]
     return ()
 
@@ -44,9 +45,9 @@ def share_left_out(recipe: Recipe, name: str) -> float:
     if not isinstance(objective, ListsConfig) or objective.queries == "all":
         return 0.0
     taught = 0.0
-    for stage in stages_before(recipe, name):
-        earlier = recipe.models[stage.model].objective
+    for model in (model for stage in stages_before(recipe, name) for model in stage.models):
+        earlier = recipe.models[model].objective
         if isinstance(earlier, ListsConfig):
-            left_out = share_left_out(recipe, stage.model)
+            left_out = share_left_out(recipe, model)
             taught = max(taught, left_out + (1 - left_out) * earlier.share)
     return taught

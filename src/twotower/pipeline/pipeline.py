@@ -13,30 +13,30 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from twotower.baselines.base import Baseline
 from twotower.baselines.catalogue import make_baseline
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.rank import Rank
-from twotower.cascade.retrieve import Retrieve
-from twotower.cascade.stage import Stage
 from twotower.errors import StorageError
 from twotower.evaluate.experiment import run_cascade, run_source
 from twotower.evaluate.latency import measure_latency
 from twotower.evaluate.report import Report
 from twotower.evaluate.task import Task
 from twotower.evaluate.trec import write_qrels, write_run
-from twotower.index.build import build_index, load_index
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
-from twotower.models.catalogue import load_model, save_model
+from twotower.models.catalogue import save_model
+from twotower.pipeline.assembly import Assembly
+from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.learning import LabelledEvents, train_model
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
-from twotower.pipeline.recipe import Recipe, StageRecipe
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.stages import ScoreRecipe
 from twotower.pipeline.warm import Earlier
 from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
 from twotower.train.events import JsonLines, Listener, all_of, silent
 from twotower.train.run import FitResult
-from twotower.types import Rep
 
 Say = Callable[[str], None]
 
@@ -123,7 +123,8 @@ class Pipeline:
     # -- train -----------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, Model]:
-        """Train the models in the order the cascade needs them, then build their tables and indexes."""
+        """Train the models in the order the cascade needs them; build their tables, indexes and sources."""
+        self.assembly.fit_sources(self._prepare_mark(), self._learn_from_training)
         return {name: self._train_one(name) for name in training_order(self.recipe)}
 
     def _train_one(self, name: str) -> Model:
@@ -132,14 +133,14 @@ class Pipeline:
         if self.space.done(step, mark, directory / "model.json"):
             self.say(f"{name}: trained already")
             model = self.model(name)
-            self._build(name, model)
+            self.assembly.build(name, model)
             return model
         resumable = self.space.resumable(step, mark)  # else made from other inputs: start over
         self.space.begin(step, mark, *([] if resumable else [directory]))
         about = self.recipe.models[name]
         before = None
         if learns_from_stages(self.recipe, name):
-            before = Cascade(*map(self._stage, stages_before(self.recipe, name)))
+            before = Cascade(*map(self.assembly.stage, stages_before(self.recipe, name)))
         self.say(f"{name}: training {about.model} by {about.objective.kind}")
         log = JsonLines(directory / "train.jsonl")
         model, result = train_model(
@@ -154,8 +155,13 @@ class Pipeline:
         save_model(model, about.model, directory)
         write_text(directory / "result.json", json.dumps(_plain(result), indent=2))
         self.space.finish(step, mark)
-        self._build(name, model)
+        self.assembly.build(name, model)
         return model
+
+    def _learn_from_training(self, baseline: Baseline) -> None:
+        """A source learns from what models learn from, unlike a baseline of the report."""
+        past = self.prepared.history(self.prepared.split.train, "positive")
+        baseline.fit(past.lists(), self.prepared.n_items, past.times)
 
     def _warm(self, name: str) -> Callable[[Model], None] | None:
         if self.earlier is None:
@@ -175,76 +181,44 @@ class Pipeline:
             upstream += [judged.seen, judged.queries]
         if learns_from_stages(self.recipe, name):
             before = stages_before(self.recipe, name)
-            upstream += [[stage.plain(), self._train_mark(stage.model)] for stage in before]
+            upstream += [[s.decisive(), *map(self._train_mark, s.models)] for s in before]
             upstream += [term.plain() for term in self.recipe.value]
         if about.objective.kind == "full-stage":  # depths decide the roles
-            upstream += [stage.k for stage in self.recipe.cascade if stage.model == name]
+            upstream += [stage.k for stage in self.recipe.cascade if name in stage.models]
             for teacher in self.recipe.teachers(name)[:1]:
-                depth = [stage.k for stage in self.recipe.cascade if stage.model == teacher]
+                depth = [stage.k for stage in self.recipe.cascade if teacher in stage.models]
                 upstream += [self._train_mark(teacher), depth]
         return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
 
-    def _build(self, name: str, model: Model) -> None:
-        """What serving keeps per item: the index of a retriever, the table of a ranker."""
-        stages = [stage for stage in self.recipe.cascade if stage.model == name]
-        tables = self.space.table(name)
-        kept = {"retrieve": self.space.index(name), "prerank": tables, "rank": tables, "rerank": tables}
-        step = f"build {name}"
-        made_by = self._made_by(model)
-        mark = fingerprint(made_by, [[stage.stage, stage.index.plain()] for stage in stages])
-        if self.space.done(step, mark, *(kept[stage.stage] for stage in stages)):
-            return
-        self.space.begin(step, mark)
-        encode, n_items = self._encode(model), self.prepared.n_items
-        for stage in stages:
-            if stage.stage == "retrieve":
-                table = ItemTable.build(encode, n_items, model.item_specs(), made_by)
-                index = build_index(stage.index, table.stored["vector"], produced_by=made_by)
-                index.save(self.space.index(name))
-            else:
-                ItemTable.build(encode, n_items, model.item_specs(), made_by, directory=tables)
-        self.space.finish(step, mark)
-
-    def _made_by(self, model: Model) -> str:
-        """What tables and indexes carry: digests of the model, and of the items and their features."""
-        return f"{model.item_digest()}:{self.space.item_source()}"
-
     def model(self, name: str) -> Model:
-        return load_model(self.space.model(name))
+        return self.assembly.model(name)
 
     # -- the cascade -----------------------------------------------------------------------------------
 
     def cascade(self, *, verify: bool = True) -> Cascade | None:
         """The trained stages as one object, or None; ``verify`` compares checksums of tables and indexes."""
-        stages = [self._stage(about, verify) for about in self.recipe.cascade]
-        return Cascade(*stages) if stages else None
+        return self.assembly.cascade(verify=verify)
+
+    @cached_property
+    def assembly(self) -> Assembly:
+        return Assembly(self.recipe, self.space, self._read)
+
+    def _read(self) -> Encoded:
+        return self.prepared
 
     def _teacher(self, name: str) -> Rank | None:
         """The trained model that teaches ``name``, as the stage it is, or on a table of its own."""
         if not self.recipe.teachers(name):
             return None
         teacher = self.recipe.teachers(name)[0]
-        for stage in map(self._stage, (s for s in self.recipe.cascade if s.model == teacher)):
-            if isinstance(stage, Rank):
+        for about in self.recipe.cascade:
+            if isinstance(about, ScoreRecipe) and about.model == teacher:
+                stage = self.assembly.stage(about)
+                assert isinstance(stage, Rank)
                 return stage
         model, n_items = self.model(teacher), self.prepared.n_items
-        table = ItemTable.build(self._encode(model), n_items, model.item_specs(), model.item_digest())
-        return Rank(model, table)
-
-    def _encode(self, model: Model) -> Callable[[Tensor], Rep]:
-        items = self.prepared.items
-        return lambda keys: model.encode_item(items.take(keys))
-
-    def _stage(self, about: StageRecipe, verify: bool = True) -> Stage:
-        model = self.model(about.model)
-        same = [stage for stage in self.recipe.cascade if stage.stage == about.stage]
-        name = about.stage if len(same) == 1 else about.model
-        made_by = self._made_by(model)
-        if about.stage == "retrieve":
-            index = load_index(self.space.index(about.model), made_by, verify=verify)
-            return Retrieve(model, index, about.k, name)
-        table = ItemTable.load(self.space.table(about.model), made_by, verify=verify)
-        return Rank(model, table, about.k, name)
+        encode = self.assembly.encode(model)
+        return Rank(model, ItemTable.build(encode, n_items, model.item_specs(), model.item_digest()))
 
     # -- evaluate --------------------------------------------------------------------------------------
 

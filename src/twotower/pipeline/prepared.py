@@ -107,6 +107,10 @@ class Prepared(Encoded):
         before = self.split.history(held_out)
         if self.recipe.evaluate.queries == "warm":
             keys = keys[torch.isin(keys, self.positives(before).query_keys)]
+        time = None
+        if self.dataset.schema.time is not None:  # of the first event that is to be found
+            last = torch.full((len(self.dataset.queries),), torch.inf, dtype=torch.float64)
+            time = last.scatter_reduce(0, target.query_keys, target.times.double(), "amin")[keys]
         return make_task(
             keys,
             self.request_columns(keys, before, target),
@@ -114,6 +118,7 @@ class Prepared(Encoded):
             self.history(before, self.recipe.evaluate.seen).seen().take(keys),
             History.of(target, len(self.dataset.queries)).lists().take(keys),
             self.n_items,
+            time,
         )
 
 

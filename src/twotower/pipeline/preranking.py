@@ -78,7 +78,7 @@ def full_stage_samples(prepared: Prepared, name: str, before: Cascade, teacher: 
         if not isinstance(recipe.data, Synthetic):
             raise ConfigError(f"model {name!r}: source: log, but {recipe.data.reader} data has no stage log")
         return logged(prepared, recipe.data.stage_log(), teacher)
-    depth = next(stage.k for stage in recipe.cascade if stage.model == name)
+    depth = next(stage.k for stage in recipe.cascade if name in stage.models)
     return replay(
         prepared,
         before,
@@ -103,5 +103,5 @@ def served_validation(
         _, task = dealt(prepared, task, lists.share, share_left_out(recipe, str(objective.teacher)))
     if not len(task):
         raise DataError("the valid part has no query to choose by", remedy="choose another split")
-    depth = next(stage.k for stage in recipe.cascade if stage.model == name)
+    depth = next(stage.k for stage in recipe.cascade if name in stage.models)
     return ServedValidation(prepared, before, task, depth, teacher)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field as Option
-from pydantic import field_validator, model_validator
+from pydantic import PositiveFloat, field_validator, model_validator
 
 from twotower.baselines.catalogue import check_options
 from twotower.config import Config, load_yaml
@@ -15,9 +15,18 @@ from twotower.data.readers import DataConfig
 from twotower.data.splits import SplitConfig
 from twotower.data.values import ValueTerm
 from twotower.data.weights import SampleWeights
-from twotower.index.build import IndexConfig
 from twotower.metrics.ranking import Measure
 from twotower.models.catalogue import model_class
+from twotower.pipeline.stages import (
+    ORDER,
+    BaselineName,
+    RetrieveRecipe,
+    ScoreRecipe,
+    SourceRecipe,
+    StageForm,
+    StageRecipe,
+    names_of,
+)
 from twotower.train.lists import FullStageConfig
 from twotower.train.objectives import ObjectiveConfig
 from twotower.train.settings import TrainSettings
@@ -63,19 +72,10 @@ class ModelRecipe(Config):
         return train
 
 
-class StageRecipe(Config):
-    """One stage of the cascade."""
-
-    stage: Literal["retrieve", "prerank", "rank", "rerank"]
-    model: str = Option(description="a key of models:")
-    k: int = Option(ge=1, description="candidates handed on")
-    index: IndexConfig = IndexConfig()
-
-
 class BaselineRecipe(Config):
     """A retriever without training, evaluated beside the cascade."""
 
-    name: Literal["popularity", "recent-popularity", "item-knn", "ease", "ials"]
+    name: BaselineName
     options: dict[str, Any] = Option(default_factory=dict)
 
 
@@ -114,6 +114,9 @@ class Recipe(Config):
     history: HistoryOption | None = HistoryOption()
     models: dict[str, ModelRecipe] = Option(min_length=1)
     cascade: tuple[StageRecipe, ...] = ()
+    budget_ms: PositiveFloat | None = Option(
+        None, description="of a served request over all stages; a stage that would be later is left out"
+    )
     baselines: tuple[BaselineRecipe, ...] = ()
     evaluate: EvaluateOption = EvaluateOption()
     seed: int = Option(0, ge=0, description="initialisation and batch order; never the split")
@@ -126,19 +129,24 @@ class Recipe(Config):
             model_class(model.model)[1].parse(model.config, where=f"models.{name}.config")
         for baseline in self.baselines:
             check_options(baseline.name, baseline.options)
-        ranks = [stage.model for stage in self.cascade if stage.stage != "retrieve"]
+        ranks = [stage.model for stage in self.cascade if isinstance(stage, ScoreRecipe)]
         if len(set(ranks)) < len(ranks):
             raise ValueError(f"a model ranks in more than one stage of the cascade: {ranks}")
         for number, stage in enumerate(self.cascade):
-            if stage.model not in self.models:
-                raise ValueError(
-                    f"stage {number} names the model {stage.model!r}; models: {sorted(self.models)}"
-                )
-            if (stage.stage == "retrieve") != (number == 0):
+            for name in stage.models:
+                if name not in self.models:
+                    raise ValueError(
+                        f"stage {number} names the model {name!r}; models: {sorted(self.models)}"
+                    )
+            if isinstance(stage, RetrieveRecipe) != (number == 0):
                 raise ValueError("a cascade starts with its one retrieve stage; every later stage ranks")
             self._check_place(number, stage)
+        names = [*self.stage_names, *(s.name for s in self.sources)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"stages and sources need distinct names, these occur twice: {twice}; set name:")
         for name, model in self.models.items():
-            in_cascade = [number for number, stage in enumerate(self.cascade) if stage.model == name]
+            in_cascade = [n for n, stage in enumerate(self.cascade) if name in stage.models]
             if model.objective.kind in ("lists", "full-stage") and in_cascade[:1] in ([], [0]):
                 raise ValueError(f"model {name!r} learns from the lists of the stage before it, and has none")
             if model_class(model.model)[0].kind == "list" and model.objective.kind != "lists":
@@ -149,28 +157,43 @@ class Recipe(Config):
             self.teachers(name)
         return self
 
-    def _check_place(self, number: int, stage: StageRecipe) -> None:
-        """Stages stand in the order of `StageRecipe`, and whole lists are scored behind a ranker only."""
-        order = get_args(StageRecipe.model_fields["stage"].annotation)
-        earlier = [s.stage for s in self.cascade[:number]]
-        later = [name for name in earlier if order.index(name) > order.index(stage.stage)]
+    def _check_place(self, number: int, stage: StageForm) -> None:
+        """Stages stand in their order, and whole lists are scored behind a ranker only."""
+        kinds = [s.stage for s in self.cascade]
+        kind, earlier = kinds[number], kinds[:number]
+        later = [] if kind == "filter" else [n for n in earlier if ORDER.index(n) > ORDER.index(kind)]
         if later:
             raise ValueError(
-                f"stage {number} is a {stage.stage} stage, but a {later[0]} stage stands before it; "
-                f"the order is {', '.join(order)}"
+                f"stage {number} is a {kind} stage, but a {later[0]} stage stands before it; "
+                f"the order is {', '.join(ORDER)}"
             )
+        if not isinstance(stage, ScoreRecipe):
+            return
         about = self.models[stage.model].model
-        kind = model_class(about)[0].kind
-        if stage.stage == "rerank" and ("rank" not in earlier or kind not in ("list", "joint")):
+        of_model = model_class(about)[0].kind
+        if kind == "rerank" and ("rank" not in earlier or of_model not in ("list", "joint")):
             raise ValueError(
                 f"stage {number} reranks what a rank stage hands on, by a list or joint model; "
-                f"found {about} ({kind}) behind {earlier}"
+                f"found {about} ({of_model}) behind {earlier}"
             )
-        if kind == "list" and stage.stage != "rerank":
+        if of_model == "list" and kind != "rerank":
             raise ValueError(
-                f"stage {number}: {about} scores whole lists, so it stands in a rerank stage, "
-                f"not in {stage.stage}"
+                f"stage {number}: {about} scores whole lists, so it stands in a rerank stage, not in {kind}"
             )
+
+    def model_kind(self, name: str) -> str:
+        """dot, late, joint or list."""
+        return model_class(self.models[name].model)[0].kind
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        return names_of(self.cascade)
+
+    @property
+    def sources(self) -> tuple[SourceRecipe, ...]:
+        """Of the first stage, where it has several."""
+        first = self.cascade[:1]
+        return first[0].sources if first and isinstance(first[0], RetrieveRecipe) else ()
 
     def teachers(self, name: str) -> tuple[str, ...]:
         """The models that must be trained before ``name`` to teach it, nearest first."""

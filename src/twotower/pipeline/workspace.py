@@ -5,6 +5,7 @@
       models/<name>/         weights, config, training log and snapshots
       tables/<name>/         item table of a ranking model
       index/<name>/          index of a retrieving model
+      sources/<name>.safetensors   a fitted source of candidates that is no model
       results/               report, per-query values, run and qrels files
       steps.json             what each finished step was made from
 """
@@ -42,6 +43,9 @@ class Workspace:
 
     def index(self, name: str) -> Path:
         return self.directory / "index" / name
+
+    def source(self, name: str) -> Path:
+        return self.directory / "sources" / f"{name}.safetensors"
 
     def item_source(self) -> str:
         """Digest of the item table and the features that encode it: with a model, they make a table."""

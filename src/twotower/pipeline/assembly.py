@@ -1,0 +1,187 @@
+"""A recipe's stages, made of what a run or a bundle keeps: models, tables, indexes, fitted sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from twotower.baselines.base import Baseline
+from twotower.baselines.catalogue import make_baseline
+from twotower.cascade.attributes import Attributes
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.deadline import Budget
+from twotower.cascade.diversify import Diversify
+from twotower.cascade.filter import Filter
+from twotower.cascade.fuse import Fuse
+from twotower.cascade.rank import Rank
+from twotower.cascade.retrieve import Retrieve, RetrieveFrom
+from twotower.cascade.rules import Rules
+from twotower.cascade.ruleset import RuleSet
+from twotower.cascade.sources import RetrieveSimilar
+from twotower.cascade.stage import Stage
+from twotower.config import nearest
+from twotower.errors import ConfigError, StorageError
+from twotower.index.build import IndexConfig, build_index, load_index
+from twotower.index.item_table import ItemTable
+from twotower.models.base import Model
+from twotower.models.catalogue import load_model
+from twotower.pipeline.encoded import Encoded
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.stages import (
+    DiversifyRecipe,
+    FilterRecipe,
+    RetrieveRecipe,
+    RulesRecipe,
+    ScoreRecipe,
+    SourceRecipe,
+    StageRecipe,
+)
+from twotower.pipeline.workspace import Workspace, fingerprint
+from twotower.types import Rep, RepSpec
+
+
+class Assembly:
+    """Builds what stages keep per item, once, and the stages from it, whenever they are asked for."""
+
+    def __init__(self, recipe: Recipe, space: Workspace, encoded: Callable[[], Encoded]) -> None:
+        self.recipe, self.space, self._encoded = recipe, space, encoded
+
+    # -- what stages keep ------------------------------------------------------------------------------
+
+    def build(self, name: str, model: Model) -> None:
+        """The indexes and tables of a model, where the cascade needs them and they are not there yet."""
+        indexes, with_table = self._indexes(name), self._needs_table(name)
+        step, made_by = f"build {name}", self._made_by(model)
+        mark = fingerprint(made_by, [index.plain() for index in indexes], with_table)
+        paths = [self.space.index(name)] * bool(indexes) + [self.space.table(name)] * with_table
+        if self.space.done(step, mark, *paths):
+            return
+        self.space.begin(step, mark)
+        encode, rows = self.encode(model), self._encoded().n_items
+        for config in indexes:
+            table = ItemTable.build(encode, rows, model.item_specs(), made_by)
+            index = build_index(config, table.stored["vector"], produced_by=made_by)
+            index.save(self.space.index(name))
+        if with_table:
+            ItemTable.build(encode, rows, model.item_specs(), made_by, directory=self.space.table(name))
+        self.space.finish(step, mark)
+
+    def fit_sources(self, mark: str, learn: Callable[[Baseline], object]) -> None:
+        """Fit and keep the baselines among the sources; ``learn`` gives one the training events."""
+        for source in self.recipe.sources:
+            if source.baseline is None:
+                continue
+            step, path = f"source {source.name}", self.space.source(source.name)
+            own = fingerprint(mark, source.baseline, source.options)
+            if self.space.done(step, own, path):
+                continue
+            self.space.begin(step, own)
+            baseline = make_baseline(source.baseline, source.options)[1]
+            learn(baseline)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".draft")
+            save_file({name: t.contiguous() for name, t in baseline.state().items()}, draft)
+            draft.replace(path)
+            self.space.finish(step, own)
+
+    def encode(self, model: Model) -> Callable[[Tensor], Rep]:
+        items = self._encoded().items
+        return lambda keys: model.encode_item(items.take(keys))
+
+    def model(self, name: str) -> Model:
+        return load_model(self.space.model(name))
+
+    def _indexes(self, name: str) -> list[IndexConfig]:
+        """How a retrieving model is searched; once, however many sources it is."""
+        first = self.recipe.cascade[:1]
+        found = [first[0].index] if first and isinstance(first[0], RetrieveRecipe) else []
+        found = found if first and name == getattr(first[0], "model", None) else []
+        return (found + [source.index for source in self.recipe.sources if source.model == name])[:1]
+
+    def _needs_table(self, name: str) -> bool:
+        by_stage = any(
+            isinstance(stage, ScoreRecipe | DiversifyRecipe) and name in stage.models
+            for stage in self.recipe.cascade
+        )
+        return by_stage or any(source.similar == name for source in self.recipe.sources)
+
+    def _made_by(self, model: Model) -> str:
+        """What tables and indexes carry: digests of the model, and of the items and their features."""
+        return f"{model.item_digest()}:{self.space.item_source()}"
+
+    # -- stages ----------------------------------------------------------------------------------------
+
+    def cascade(self, *, verify: bool = True) -> Cascade | None:
+        """The stages as one object, or None; ``verify`` compares checksums of tables and indexes."""
+        stages = [self.stage(about, verify) for about in self.recipe.cascade]
+        if not stages:
+            return None
+        own = {s.name: a.budget_ms for s, a in zip(stages, self.recipe.cascade, strict=True) if a.budget_ms}
+        return Cascade(*stages, budget=Budget(total_ms=self.recipe.budget_ms, stages=own))
+
+    def stage(self, about: StageRecipe, verify: bool = True) -> Stage:
+        """One stage of the recipe."""
+        name = self.recipe.stage_names[self.recipe.cascade.index(about)]
+        match about:
+            case RetrieveRecipe(model=None):
+                return Fuse([self._source(s, verify) for s in about.sources], about.fuse, about.k, name)
+            case RetrieveRecipe():
+                assert about.model is not None
+                return self._retrieve(about.model, about.k, name, verify)
+            case FilterRecipe():
+                return Filter(self._attributes.mask(about.where, f"stage {name}"), about.k, name)
+            case ScoreRecipe():
+                return Rank(*self._model_and_table(about.model, verify), about.k, name)
+            case RulesRecipe():
+                return Rules(RuleSet(rules=about.rules), self._attributes, about.k, name)
+            case DiversifyRecipe(field=None):
+                assert about.model is not None
+                model, table = self._model_and_table(about.model, verify)
+                return Diversify(about.how, table, about.k, name, dims=getattr(model, "dim", None))
+            case DiversifyRecipe():
+                assert about.field is not None
+                return Diversify(about.how, self._values_of(about.field), about.k, name, tensor=about.field)
+
+    def _source(self, about: SourceRecipe, verify: bool) -> Stage:
+        if about.model is not None:
+            return self._retrieve(about.model, about.k, about.name, verify)
+        if about.similar is not None:
+            model, table = self._model_and_table(about.similar, verify)
+            dims = getattr(model, "dim", None)
+            return RetrieveSimilar.of_table(table, about.k, about.name, about.index, dims=dims)
+        assert about.baseline is not None
+        path = self.space.source(about.name)
+        try:
+            state = load_file(path)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path}: no readable source ({error}); train the run again") from error
+        baseline = make_baseline(about.baseline, about.options)[1]
+        baseline.restore(self._encoded().n_items, state)
+        return RetrieveFrom(baseline, about.k, about.name)
+
+    def _retrieve(self, name: str, k: int, stage: str, verify: bool) -> Retrieve:
+        model = self.model(name)
+        index = load_index(self.space.index(name), self._made_by(model), verify=verify)
+        return Retrieve(model, index, k, stage)
+
+    def _model_and_table(self, name: str, verify: bool) -> tuple[Model, ItemTable]:
+        model = self.model(name)
+        return model, ItemTable.load(self.space.table(name), self._made_by(model), verify=verify)
+
+    def _values_of(self, field: str) -> ItemTable:
+        """The encoded values of an item field as a table, so that they can be compared."""
+        items = self._encoded().items
+        if field not in items:
+            raise ConfigError(f"diversify: the items have no encoded field {field!r}{nearest(field, items)}")
+        values = items[field]
+        if values.is_floating_point():
+            raise ConfigError(f"diversify: {field!r} is a number; compare a category, or a model's vectors")
+        spec = RepSpec(field, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
+        return ItemTable(Rep({field: values}), (spec,), self.space.item_source())
+
+    @cached_property
+    def _attributes(self) -> Attributes:
+        return Attributes.of(self._encoded().dataset)
