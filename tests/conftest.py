@@ -93,3 +93,56 @@ def _threads_as_before() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+STAGES: list[dict[str, Any]] = [
+    {
+        "stage": "retrieve",
+        "k": 40,
+        "sources": [
+            {"name": "tower", "model": "retriever", "k": 30},
+            {"name": "popular", "baseline": "popularity", "k": 20},
+            {"name": "like", "similar": "retriever", "k": 10},
+        ],
+        "fuse": {"kind": "quota", "weights": {"tower": 3}},
+    },
+    {"stage": "filter", "where": {"not": {"field": "category", "in": ["tent"]}}, "k": 40},
+    {"stage": "rank", "model": "ranker", "k": 30},
+    {"stage": "rerank", "model": "lister", "k": 20},
+    {"stage": "diversify", "field": "category", "how": {"kind": "dpp", "strength": 0.9}, "k": 15},
+    {
+        "stage": "rules",
+        "rules": [{"kind": "quota", "field": "category", "at_most": 3, "within": 10}],
+        "k": 10,
+    },
+]
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: Tiny) -> Callable[[], dict[str, Any]]:
+    """A recipe with every kind of stage."""
+
+    def make() -> dict[str, Any]:
+        recipe = tiny()
+        recipe["cascade"] = copy.deepcopy(STAGES)
+        recipe["models"]["ranker"]["config"]["pair"] = ["retrieve_score", "from_popular"]
+        recipe["models"]["lister"] = {
+            "model": "prm",
+            "features": ["user", "item", "category"],
+            "config": {"embedding": 4, "dim": 8, "list_length": 30},
+            "objective": {"kind": "lists"},
+            "train": {"epochs": 1, "batch_size": 32},
+        }
+        recipe["baselines"] = []
+        return recipe
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole_run(whole: Callable[[], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """It trained, not evaluated: look at it, but leave its directory as it is."""
+    pipeline = Pipeline(Recipe.parse(whole()), tmp_path_factory.mktemp("whole") / "run")
+    pipeline.prepare()
+    pipeline.train()
+    return pipeline

@@ -5,7 +5,6 @@ Letters: Q queries, K candidates of a query.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -18,8 +17,9 @@ from twotower.cascade.mmr import mmr
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.config import Config, nearest
 from twotower.errors import ConfigError
+from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
-from twotower.types import Candidates, Rep
+from twotower.types import Candidates
 
 
 class Mmr(Config):
@@ -64,7 +64,7 @@ class Diversify(Stage):
     def __init__(
         self,
         how: Mmr | Dpp,
-        table: ItemTable,
+        table: ItemTable | DeltaTable,
         k: int = 10,
         name: str = "diversify",
         tensor: str = "vector",
@@ -72,8 +72,9 @@ class Diversify(Stage):
         pairs_at_once: int = 65_536,
     ) -> None:
         super().__init__(name, k)
-        self.how, self.tensor, self.pairs_at_once = how, tensor, pairs_at_once
-        self.table = _only(table, tensor, dims)
+        self.how, self.tensor, self.dims, self.pairs_at_once = how, tensor, dims, pairs_at_once
+        self.table = table
+        _check(table, tensor, dims)
 
     @torch.inference_mode()
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
@@ -103,12 +104,13 @@ class Diversify(Stage):
         )
 
     def _likeness(self, keys: Tensor) -> Likeness:
-        items = self.table.take(keys)[self.tensor]
+        items = self.table.take(keys)[self.tensor][..., : self.dims]
         return by_angle(items.flatten(2)) if items.dtype.is_floating_point else by_values(items)
 
     @property
     def bytes_per_item(self) -> float:
-        return self.table.bytes_per_item
+        spec = next(spec for spec in self.table.kept if spec.name == self.tensor)
+        return spec.bytes_per_item if self.dims is None else spec.bytes_per_item * self.dims / spec.shape[0]
 
 
 def relative(scores: Tensor, mask: Tensor) -> Tensor:
@@ -128,14 +130,11 @@ def relative(scores: Tensor, mask: Tensor) -> Tensor:
     return place.where(mask & ~place.isnan(), 0)
 
 
-def _only(table: ItemTable, tensor: str, dims: int | None) -> ItemTable:
-    """The table with the one tensor that is compared; nothing is copied."""
+def _check(table: ItemTable | DeltaTable, tensor: str, dims: int | None) -> None:
+    """Whether the table has what is to be compared."""
     known = {spec.name: spec for spec in table.specs}
     if tensor not in known:
         raise ConfigError(f"the item table has no tensor {tensor!r}{nearest(tensor, known)}")
-    spec, stored = known[tensor], table.stored[tensor]
-    if dims is not None:
-        if len(spec.shape) != 1 or not 1 <= dims <= spec.shape[0]:
-            raise ConfigError(f"the first {dims} numbers of {tensor!r}, which has the shape {spec.shape}")
-        spec, stored = replace(spec, shape=(dims,)), stored[:, :dims]
-    return ItemTable(Rep({tensor: stored}), (spec,), table.produced_by)
+    shape = known[tensor].shape
+    if dims is not None and (len(shape) != 1 or not 1 <= dims <= shape[0]):
+        raise ConfigError(f"the first {dims} numbers of {tensor!r}, which has the shape {shape}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.errors import ConfigError, MismatchError
+from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
 from twotower.index.manifest import maker
 from twotower.models.base import Model
@@ -20,7 +21,12 @@ class Rank(Stage):
     """Encode the query once, take the candidates' item representations from the table, score, sort."""
 
     def __init__(
-        self, model: Model, table: ItemTable, k: int = 50, name: str = "rank", pairs_at_once: int = 65_536
+        self,
+        model: Model,
+        table: ItemTable | DeltaTable,
+        k: int = 50,
+        name: str = "rank",
+        pairs_at_once: int = 65_536,
     ) -> None:
         if maker(table.produced_by) != model.item_digest():
             raise MismatchError(

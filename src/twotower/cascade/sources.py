@@ -15,6 +15,7 @@ from twotower.cascade.filter import contains, only
 from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, DataError
 from twotower.index.build import IndexConfig, build_index
+from twotower.index.delta_table import DeltaTable
 from twotower.index.filtered import allowed_at, search_allowed
 from twotower.index.item_table import ItemTable
 from twotower.types import NO_ITEM, Candidates, Ragged
@@ -44,7 +45,7 @@ class RetrieveSimilar(Stage):
     @classmethod
     def of_table(
         cls,
-        table: ItemTable,
+        table: ItemTable | DeltaTable,
         k: int = 500,
         name: str = "similar",
         index: IndexConfig | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Request
@@ -47,8 +48,9 @@ class Answer:
 class Answerer:
     """A loaded cascade with the catalogue and the histories behind it."""
 
-    def __init__(self, prepared: Encoded, cascade: Cascade) -> None:
+    def __init__(self, prepared: Encoded, cascade: Cascade, allow: Tensor | None = None) -> None:
         self.prepared, self.cascade = prepared, cascade
+        self.allow = allow  # (N,) bool by item key: what may be shown at all; None allows everything
         self.events = prepared.dataset.events
 
     @classmethod
@@ -110,7 +112,8 @@ class Answerer:
             raise ConfigError("name a known user, or give the features of an unseen one")
         if user is not None and history:
             raise ConfigError("a known user's history is known; give a history only with features")
-        return self._known(user) if user is not None else self._unseen(features or {}, history)
+        request, who = self._known(user) if user is not None else self._unseen(features or {}, history)
+        return replace(request, allow=self.allow), who
 
     def _known(self, user: str | int) -> tuple[Request, str]:
         prepared = self.prepared

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,7 +23,9 @@ from twotower.cascade.sources import RetrieveSimilar
 from twotower.cascade.stage import Stage
 from twotower.config import nearest
 from twotower.errors import ConfigError, StorageError
-from twotower.index.build import IndexConfig, build_index, load_index
+from twotower.index.build import BuiltIndex, IndexConfig, build_index, load_index
+from twotower.index.delta import DeltaIndex
+from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model
@@ -159,17 +160,28 @@ class Assembly:
         except (OSError, ValueError) as error:
             raise StorageError(f"{path}: no readable source ({error}); train the run again") from error
         baseline = make_baseline(about.baseline, about.options)[1]
-        baseline.restore(self._encoded().n_items, state)
+        baseline.restore(self._rows_of_sources(), state)
         return RetrieveFrom(baseline, about.k, about.name)
 
     def _retrieve(self, name: str, k: int, stage: str, verify: bool) -> Retrieve:
         model = self.model(name)
-        index = load_index(self.space.index(name), self._made_by(model), verify=verify)
-        return Retrieve(model, index, k, stage)
+        return Retrieve(model, self.index(name, model, verify), k, stage)
 
-    def _model_and_table(self, name: str, verify: bool) -> tuple[Model, ItemTable]:
+    def _model_and_table(self, name: str, verify: bool) -> tuple[Model, ItemTable | DeltaTable]:
         model = self.model(name)
-        return model, ItemTable.load(self.space.table(name), self._made_by(model), verify=verify)
+        return model, self.table(name, model, verify)
+
+    def index(self, name: str, model: Model, verify: bool) -> BuiltIndex | DeltaIndex:
+        """What a retrieving model is searched with."""
+        return load_index(self.space.index(name), self._made_by(model), verify=verify)
+
+    def table(self, name: str, model: Model, verify: bool) -> ItemTable | DeltaTable:
+        """What a model keeps of every item."""
+        return ItemTable.load(self.space.table(name), self._made_by(model), verify=verify)
+
+    def _rows_of_sources(self) -> int:
+        """Items that fitted sources know: those of the training."""
+        return self._encoded().n_items
 
     def _values_of(self, field: str) -> ItemTable:
         """The encoded values of an item field as a table, so that they can be compared."""
@@ -182,6 +194,6 @@ class Assembly:
         spec = RepSpec(field, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
         return ItemTable(Rep({field: values}), (spec,), self.space.item_source())
 
-    @cached_property
+    @property
     def _attributes(self) -> Attributes:
         return Attributes.of(self._encoded().dataset)

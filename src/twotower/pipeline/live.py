@@ -1,0 +1,175 @@
+"""A bundle whose items change while it serves: no training, no new bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import RLock
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from twotower.index.delta import DeltaIndex
+from twotower.index.delta_table import DeltaTable
+from twotower.index.item_log import ItemLog
+from twotower.index.item_store import EncodeItems, ItemStore
+from twotower.index.item_table import ItemTable
+from twotower.models.base import Model
+from twotower.pipeline.answer import Answerer
+from twotower.pipeline.assembly import Assembly
+from twotower.pipeline.bundle import Bundle
+from twotower.pipeline.bundle_manifest import stored_digest
+from twotower.pipeline.encoded import Encoded
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.workspace import Workspace
+from twotower.types import Rep
+
+
+class LiveBundle:
+    """A bundle and the log of what has happened to its items since.
+
+    Items are added, changed and deleted by id. A change is on the disk when `upsert` or `delete` returns, and
+    counts in every answer from then on; another process that has the same log takes it in by `refresh`. The
+    bundle itself is never touched, and a log belongs to one bundle. New items are encoded by the item towers
+    of the bundle: a value that training never saw becomes the unknown one, an id that it never saw too.
+
+    Sources that no model answers (`baseline`) know no new items; deleted ones are hidden from them.
+
+    ``live = LiveBundle.load("bundles", "items.sqlite")``, ``live.upsert([{"item": 7, "category": "tent"}])``,
+    ``live.answerer().answer(user=1)``.
+    """
+
+    def __init__(self, bundle: Bundle, log: str | Path) -> None:
+        self.bundle, self._lock = bundle, RLock()
+        encoded = bundle.encoded
+        assembly = _LiveAssembly(encoded.recipe, Workspace(bundle.directory), self._grown, encoded)
+        assembly.cascade(verify=False)  # loads what changes: the bundle has been checked
+        self.log = ItemLog(log, stored_digest(bundle.directory))
+        self.store = ItemStore(
+            self.log,
+            encoded.dataset.item_catalogue,
+            encoded.dataset.items.schema,
+            tables=list(assembly.tables.values()),
+            indexes=list(assembly.indexes.values()),
+        )
+        self._assembly = assembly
+        self._answerer: tuple[int, Answerer] | None = None  # and the last change it knows
+
+    @classmethod
+    def load(cls, path: str | Path, log: str | Path) -> Self:
+        """The current version below a root (or one version), checked, and the log beside it or a new one.
+
+        Raises
+        ------
+        StorageError, MismatchError
+            As `Bundle.load`; or the log is another bundle's, or damaged.
+        """
+        return cls(Bundle.load(path), log)
+
+    def upsert(self, items: Iterable[Mapping[str, Any]]) -> int:
+        """Add or replace items, all or none; returns how many. A feature that is not given is missing.
+
+        Raises
+        ------
+        ConfigError, DataError
+            An item without id, with an unknown feature, or with a value of the wrong type: nothing changed.
+        """
+        return len(self.store.upsert(items))
+
+    def delete(self, ids: Iterable[int | str]) -> int:
+        """Take items out; returns how many there were."""
+        return self.store.delete(ids)
+
+    def refresh(self) -> int:
+        """Take in what other processes have changed; returns the number of items."""
+        return self.store.refresh()
+
+    def compact(self) -> None:
+        """Make plain tables and indexes of base and changes, in memory, for fast searches again."""
+        for _, table in self._assembly.tables.values():
+            table.compact()
+        for _, index in self._assembly.indexes.values():
+            index.compact()
+
+    def answerer(self) -> Answerer:
+        """Answers from the items as they are now; ask for it anew after a change."""
+        with self._lock:
+            last = self.log.last
+            if self._answerer is None or self._answerer[0] != last:
+                self.store.refresh()
+                cascade = self._assembly.cascade(verify=False)
+                assert cascade is not None
+                self._answerer = last, Answerer(self._grown(), cascade, self._allow())
+            return self._answerer[1]
+
+    def close(self) -> None:
+        self.log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _allow(self) -> Tensor | None:
+        """Hides deleted items from what follows no log; indexes do so by themselves, and faster."""
+        others = any(source.model is None for source in self.bundle.encoded.recipe.sources)
+        alive = self.store.alive
+        return alive if others and not bool(alive.all()) else None
+
+    def _grown(self) -> Encoded:
+        """The bundle's data with the items as they are now, in the order of their keys."""
+        encoded = self.bundle.encoded
+        store = getattr(self, "store", None)
+        if store is None or not self.log.last:
+            return encoded
+        dataset, name = encoded.dataset, encoded.dataset.schema.item
+        first = len(dataset.items)
+        new = store.ids(np.arange(first, len(store.alive))).alias(name)
+        changed = store.items()
+        rows = pl.concat([dataset.items, pl.DataFrame([new])], how="diagonal_relaxed").with_row_index("key")
+        rows = rows.with_columns(pl.col("key").cast(pl.Int64))
+        kept = rows.filter(~pl.col("key").is_in(changed["key"].implode()))
+        changed = changed.select(rows.columns).cast(dict(rows.schema))
+        items = pl.concat([kept, changed]).sort("key").drop("key")
+        return Encoded(encoded.recipe, replace(dataset, items=items), encoded.features)
+
+
+class _LiveAssembly(Assembly):
+    """Stages over tables and indexes that change; these are loaded once, the stages as often as asked for."""
+
+    def __init__(self, recipe: Recipe, space: Workspace, now: Callable[[], Encoded], then: Encoded) -> None:
+        super().__init__(recipe, space, now)
+        self._then = then
+        self.tables: dict[str, tuple[EncodeItems, DeltaTable]] = {}
+        self.indexes: dict[str, tuple[EncodeItems, DeltaIndex]] = {}
+
+    def index(self, name: str, model: Model, verify: bool) -> DeltaIndex:
+        if name not in self.indexes:
+            base = super().index(name, model, verify)
+            assert not isinstance(base, DeltaIndex)
+            self.indexes[name] = self._encoder(model), DeltaIndex(base)
+        return self.indexes[name][1]
+
+    def table(self, name: str, model: Model, verify: bool) -> DeltaTable:
+        if name not in self.tables:
+            base = super().table(name, model, verify)
+            assert isinstance(base, ItemTable)
+            self.tables[name] = self._encoder(model), DeltaTable(base)
+        return self.tables[name][1]
+
+    def _encoder(self, model: Model) -> EncodeItems:
+        features = self._then.features
+
+        @torch.inference_mode()
+        def encode(frame: pl.DataFrame) -> Rep:
+            return model.encode_item(features.encode_items(frame))
+
+        return encode
+
+    def _rows_of_sources(self) -> int:
+        return self._then.n_items

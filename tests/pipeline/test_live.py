@@ -1,0 +1,111 @@
+"""Items that change under a bundle that serves, through every kind of stage."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from twotower.errors import ConfigError, MismatchError
+from twotower.pipeline.bundle import Bundle, build
+from twotower.pipeline.live import LiveBundle
+
+
+@pytest.fixture(scope="module")
+def root(whole_run, tmp_path_factory):
+    root = tmp_path_factory.mktemp("live") / "bundles"
+    build(whole_run.space.directory, root)
+    return root
+
+
+@pytest.fixture
+def live(root, tmp_path):
+    with LiveBundle.load(root, tmp_path / "items.sqlite") as live:
+        yield live
+
+
+def shown(answerer, user, k=10):
+    return answerer.answer(user=user, k=k).items["item"].to_list()
+
+
+def users(live, n=12):
+    return live.bundle.encoded.dataset.queries["user"].to_list()[:n]
+
+
+def test_without_changes_it_answers_as_the_bundle(live):
+    plain = live.bundle.answerer()
+    for user in users(live):
+        assert shown(live.answerer(), user) == shown(plain, user)
+
+
+def test_a_deleted_item_is_gone_at_once_and_can_come_back(live):
+    everyone = {user: shown(live.answerer(), user) for user in users(live)}
+    gone = next(iter(everyone.values()))[0]
+    row = live.bundle.encoded.dataset.items.filter(item=gone).to_dicts()[0]
+    assert live.delete([gone, -5]) == 1
+    for user in everyone:
+        assert gone not in shown(live.answerer(), user, k=40)
+    assert live.upsert([row]) == 1
+    assert {user: shown(live.answerer(), user) for user in everyone} == everyone
+
+
+def test_a_new_item_is_found_ranked_and_named(live):
+    """A twin of what stands first for somebody: same features, but for an id that training never saw."""
+    user = users(live)[0]
+    first = live.answerer().answer(user=user, k=1).items["item"][0]
+    twin = live.bundle.encoded.dataset.items.filter(item=first).to_dicts()[0]
+    live.upsert([twin | {"item": 900_000 + n, "title": "fresh"} for n in range(300)])
+    answer = live.answerer().answer(user=user, k=40, depths={"tower": 300, "retrieve": 300, "filter": 300})
+    new = answer.items.filter(answer.items["item"].is_between(900_000, 900_299))
+    assert len(new)
+    assert new["title"].unique().to_list() == ["fresh"]
+
+
+def test_a_filter_sees_features_as_they_are_now(live):
+    """An item that becomes a tent is one that the recipe's filter hides, and comes back as something else."""
+    user = users(live)[0]
+    first = live.answerer().answer(user=user, k=1).items["item"][0]
+    row = live.bundle.encoded.dataset.items.filter(item=first).to_dicts()[0]
+    live.upsert([row | {"category": "tent"}])
+    assert first not in shown(live.answerer(), user, k=40)
+    live.upsert([row])
+    assert shown(live.answerer(), user, k=1) == [first]
+
+
+def test_changes_outlive_the_process_and_reach_others(live, root, tmp_path):
+    user = users(live)[0]
+    gone = shown(live.answerer(), user)[:3]
+    with LiveBundle.load(root, tmp_path / "items.sqlite") as other:
+        live.delete(gone)
+        assert other.refresh() == 3
+        assert shown(other.answerer(), user) == shown(live.answerer(), user)
+    with LiveBundle.load(root, tmp_path / "items.sqlite") as again:
+        assert shown(again.answerer(), user) == shown(live.answerer(), user)
+        assert not set(gone) & set(shown(again.answerer(), user, k=40))
+        again.compact()
+        assert not set(gone) & set(shown(again.answerer(), user, k=40))
+
+
+def test_what_is_wrong_changes_nothing(live):
+    before = shown(live.answerer(), users(live)[0])
+    with pytest.raises(ConfigError, match="unknown feature 'categori'"):
+        live.upsert([{"item": 5, "categori": "tent"}])
+    with pytest.raises(ConfigError, match="lacks its id"):
+        live.upsert([{"category": "tent"}])
+    assert shown(live.answerer(), users(live)[0]) == before
+    assert live.log.last == 0
+
+
+def test_a_log_of_another_bundle_is_refused(trained, root, live, tmp_path):
+    live.delete([1])
+    build(trained.directory, tmp_path / "others")
+    with pytest.raises(MismatchError, match="log"):
+        LiveBundle(Bundle.load(tmp_path / "others"), tmp_path / "items.sqlite")
+
+
+def test_an_item_of_unknown_values_encodes_as_the_unknown_one(live):
+    encoded = live.bundle.encoded
+    live.upsert([{"item": 777, "category": "never seen", "brand": None}])
+    fresh = live.answerer().prepared.dataset.items.filter(item=777)
+    columns = encoded.features.encode_items(fresh)
+    assert columns["category"].tolist() == [1]
+    assert torch.isfinite(columns["price"]).all()
