@@ -1,0 +1,194 @@
+"""A plan: depths and storage for a cascade, what was predicted of them, and what else there was to choose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from twotower.config import dump_yaml
+from twotower.errors import ConfigError, StorageError
+from twotower.metrics.table import Cell, Column, Table
+from twotower.pipeline.plan_choice import Choice, Limits, Point
+from twotower.pipeline.plan_costs import Costs
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.stages import ScoreRecipe
+from twotower.pipeline.workspace import write_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen depths and storage depths; ``str()`` says why they were chosen.
+
+    ``points`` are all plans that were tried, ``front`` those within the limit of memory that no cheaper one
+    equals, and ``now`` is the one the recipe has.
+    """
+
+    choice: Choice
+    now: Point
+    front: tuple[Point, ...]
+    points: tuple[Point, ...]
+    costs: Costs
+    limits: Limits
+    measure: str
+    queries: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def depths(self) -> Mapping[str, int]:
+        """Stage -> candidates it hands on."""
+        return self.choice.point.depths
+
+    @property
+    def stores(self) -> Mapping[str, str]:
+        """Stage -> storage depth, of the stages that offer several."""
+        return self.choice.point.stores
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe with the plan's depths and storage, and nothing else changed.
+
+        A ranker that learns from lists is trained anew by it, on lists as long as it will be served.
+        """
+        plain = recipe.plain()
+        for about, stage, name in zip(plain["cascade"], recipe.cascade, self.depths, strict=True):
+            about["k"] = self.depths[name]
+            if name in self.stores and isinstance(stage, ScoreRecipe):
+                plain["models"][stage.model]["config"]["store"] = self.stores[name]
+        return Recipe.parse(plain, where="the planned recipe")
+
+    def save(self, directory: Path) -> Path:
+        """Write ``plan.json`` into the directory of a run; returns where."""
+        path = directory / "plan.json"
+        write_text(path, json.dumps(self.plain(), indent=2))
+        return path
+
+    def save_recipe(self, recipe: Recipe, path: Path) -> None:
+        """Write the planned recipe as a new file.
+
+        Raises
+        ------
+        ConfigError
+            The file exists: nobody's recipe is overwritten.
+        """
+        about = " ".join(str(self).splitlines()[-1].split())
+        text = f"# {about}\n{dump_yaml(self.recipe(recipe).plain())}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise ConfigError(f"{path} exists already; name another file for the planned recipe") from None
+        except OSError as error:
+            raise StorageError(f"{path}: could not be written: {error}") from error
+
+    def plain(self) -> dict[str, Any]:
+        """The plan as JSON holds it; a bundle keeps it in its manifest."""
+        choice = self.choice
+        return {
+            "depths": dict(self.depths),
+            "stores": dict(self.stores),
+            "reason": choice.reason,
+            "limits": self.limits.plain(),
+            "measure": self.measure,
+            "queries": self.queries,
+            "chosen": _plain(choice.point),
+            "best": _plain(choice.best),
+            "difference": None if choice.interval is None else asdict(choice.interval),
+            "recipe": _plain(self.now),
+            "front": [_plain(point) for point in self.front],
+            "costs": {
+                "clock": self.costs.clock,
+                "around_ms": self.costs.around_ms,
+                "stages": {
+                    name: {
+                        store: {**asdict(line), "bytes_per_item": self.costs.bytes_per_item[name][store]}
+                        for store, line in lines.items()
+                    }
+                    for name, lines in self.costs.lines.items()
+                },
+            },
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        chosen, best, now = self.choice.point, self.choice.best, self.now
+        lines = ["What a stage costs", self._cost_table().text(), "", "Plans", self._plan_table().text(), ""]
+        lines += [f"- {note}" for note in self.notes]
+        depths = ", ".join(f"{name} {k}" for name, k in chosen.depths.items())
+        stores = ", ".join(f"{name} {store}" for name, store in chosen.stores.items())
+        why = f"Chosen: {depths}" + (f", items stored as {stores}" if stores else "")
+        why += f"; it is {self.choice.reason}"
+        if self.choice.interval is not None:
+            low, high = self.choice.interval.low, self.choice.interval.high
+            why += f" ({low:+.1%} .. {high:+.1%} against it, at {chosen.ms / best.ms:.0%} of its time)"
+        if now.ms:
+            why += f"; {chosen.ms / now.ms:.0%} of the time of the recipe's own plan"
+        return "\n".join([*lines, why])
+
+    def _cost_table(self) -> Table:
+        columns = (
+            "stage",
+            "store",
+            Column("fixed", "ms", 3),
+            Column("each", "us", 3),
+            Column("misfit", "%", 1),
+            Column("bytes", "per item", 0),
+        )
+        rows: list[tuple[Cell, ...]] = [
+            (
+                name,
+                store,
+                line.fixed_ms,
+                line.each_ms * 1e3,
+                line.misfit * 100,
+                self.costs.bytes_per_item[name][store],
+            )
+            for name, lines in self.costs.lines.items()
+            for store, line in lines.items()
+        ]
+        return Table(columns, (*rows, ("between", "-", self.costs.around_ms, 0.0, None, None)))
+
+    def _plan_table(self) -> Table:
+        """The front, the recipe's plan and the chosen one, cheapest first."""
+        chosen, best = self.choice.point, self.choice.best
+        shown = sorted(
+            {id(p): p for p in (*self.front, self.now, chosen, best)}.values(), key=lambda p: p.cost
+        )
+        columns = (
+            Column(" "),
+            *(Column(name) for name in self.depths),
+            *(Column(f"{name} stores") for name in self.stores),
+            Column("predicted", "ms", 3),
+            Column("bytes", "per item", 0),
+            Column(self.measure),
+            Column("of the best", "%", 1),
+        )
+        rows: list[tuple[Cell, ...]] = [
+            (
+                " ".join(
+                    word
+                    for word, one in (("chosen", chosen), ("best", best), ("recipe", self.now))
+                    if point is one
+                ),
+                *point.depths.values(),
+                *point.stores.values(),
+                point.ms,
+                point.bytes_per_item,
+                point.quality,
+                100 * point.quality / best.quality if best.quality else None,
+            )
+            for point in shown
+        ]
+        return Table(columns, tuple(rows))
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    return {
+        "depths": dict(point.depths),
+        "stores": dict(point.stores),
+        "ms": point.ms,
+        "bytes_per_item": point.bytes_per_item,
+        "quality": point.quality,
+    }

@@ -1,0 +1,148 @@
+"""Quality of a cascade as a function of its depths, from one pass of the deepest one.
+
+Most models score a candidate alone: at whatever depth it reaches them, they say the same of it. Such stages
+are *steady*. They score all that the deepest retrieval finds, once; what they would hand on at any depths
+follows by cutting the lists and sorting the remembered scores. A stage behind which that no longer holds runs
+again for each way its candidates may have come: a list model, one that reads the rank in a later stage than
+the first (ranks depend on who else came so far), retrieval by an approximate index or from several sources,
+diversity, rules. Either way the numbers are those of the cascade run at these depths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.rank import Rank
+from twotower.cascade.retrieve import Retrieve
+from twotower.cascade.stage import Request, Stage, rank_pair
+from twotower.errors import DataError
+from twotower.evaluate.experiment import request_of
+from twotower.evaluate.task import Task
+from twotower.metrics.ranking import evaluate
+from twotower.types import Candidates
+
+Depths = Mapping[str, int]
+"""Stage -> candidates it hands on, for every stage."""
+
+
+def steady_stages(cascade: Cascade) -> int:
+    """How many stages, from the first, say the same of a candidate at all depths."""
+    first, *others = cascade.stages
+    if not isinstance(first, Retrieve) or not first.index.exact:
+        return 0
+    steady = {f"{first.name}_score", f"{first.name}_rank"}
+    for number, stage in enumerate(others, start=1):
+        alone = isinstance(stage, Rank) and stage.model.kind != "list" and steady.issuperset(stage.reads)
+        if not alone:
+            return number
+        steady.add(f"{stage.name}_score")
+    return len(cascade.stages)
+
+
+def quality_by_depths(
+    cascade: Cascade,
+    task: Task,
+    grid: Sequence[Depths],
+    measure: str = "nDCG@10",
+    *,
+    queries_at_once: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """(plans, Q) float64: the measure of every query at all the depths of the grid.
+
+    ``progress(done, total)`` is called with queries after each chunk of them.
+
+    Raises
+    ------
+    DataError
+        The task is empty.
+    """
+    if not len(task):
+        raise DataError(f"nothing to plan by: {task}", remedy="choose another split or positive rule")
+    cascade = Cascade(*cascade.stages)  # a budget would cut what is to be measured
+    request, steady = request_of(task), steady_stages(cascade)
+    values = torch.zeros(len(grid), len(task), dtype=torch.float64)
+    for start in range(0, len(task), queries_at_once):
+        stop = min(start + queries_at_once, len(task))
+        rows, relevant = request.rows(start, stop), task.relevant.take(torch.arange(start, stop))
+        stages: tuple[Stage, ...] = cascade.stages
+        if steady:
+            stages = (*_recorded(cascade, steady, rows, grid), *cascade.stages[steady:])
+        for plan, found in _explore(stages, rows, None, sorted(enumerate(grid), key=_deepest_first(stages))):
+            values[plan, start:stop] = evaluate(found.keys, relevant, [measure])[measure]
+        if progress is not None:
+            progress(stop, len(task))
+    return values
+
+
+class Recorded(Stage):
+    """A first stage whose answers are known, to one request."""
+
+    def __init__(self, candidates: Candidates, k: int, name: str) -> None:
+        super().__init__(name, k)
+        self.candidates = candidates
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        return self.candidates.best(k)
+
+    @property
+    def bytes_per_item(self) -> float:
+        return 0
+
+
+class Remembered(Stage):
+    """A later stage whose scores came along with the candidates: it sorts and cuts without its model."""
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        assert candidates is not None
+        scores = candidates.pair[f"{self.name}_score"]
+        ordered = Candidates(candidates.keys, scores, candidates.pair).sorted().best(k)
+        return rank_pair(self.name, ordered)
+
+    @property
+    def bytes_per_item(self) -> float:
+        return 0
+
+
+def _recorded(cascade: Cascade, steady: int, request: Request, grid: Sequence[Depths]) -> list[Stage]:
+    """The steady stages with all they would say of what the deepest retrieval finds."""
+    first, *others = cascade.stages[:steady]
+    deepest = max(depths[first.name] for depths in grid)
+    depths = dict.fromkeys((first.name, *(stage.name for stage in others)), deepest)
+    found, _ = Cascade(first, *others)(replace(request, depths=depths))
+    # back into the order of retrieval: ranks are distinct, so this is exact
+    back = Candidates(found.keys, -found.pair[f"{first.name}_rank"], found.pair).sorted()
+    scores = back.pair[f"{first.name}_score"].masked_fill(~back.mask, -torch.inf)
+    known = Recorded(Candidates(back.keys, scores, back.pair), deepest, first.name)
+    return [known, *(Remembered(stage.name, stage.k) for stage in others)]
+
+
+def _explore(
+    stages: Sequence[Stage], request: Request, given: Candidates | None, plans: list[tuple[int, Depths]]
+) -> Iterator[tuple[int, Candidates]]:
+    """(number of the plan, last candidates); plans that begin alike share their first stages' work.
+
+    ``plans`` are sorted by depth, stage by stage, the deepest first.
+    """
+    if not stages:
+        assert given is not None
+        yield from ((number, given) for number, _ in plans)
+        return
+    stage, ordered = stages[0], None
+    for k, group in groupby(plans, key=lambda plan: plan[1][stage.name]):
+        if isinstance(stage, Recorded | Remembered | Rank):  # cuts an order that does not depend on the cut
+            ordered = stage.run(request, given, k) if ordered is None else ordered.best(k)
+            found = ordered
+        else:
+            found = stage.run(request, given, k)
+        yield from _explore(stages[1:], request, found, list(group))
+
+
+def _deepest_first(stages: Sequence[Stage]) -> Callable[[tuple[int, Depths]], tuple[int, ...]]:
+    return lambda plan: tuple(-plan[1][stage.name] for stage in stages)

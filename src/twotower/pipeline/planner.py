@@ -1,0 +1,186 @@
+"""Plan the cascade of a run: measure what its stages cost, what depths are worth, and choose."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from twotower.cascade.cascade import Cascade
+from twotower.cascade.rank import Rank
+from twotower.errors import ConfigError
+from twotower.evaluate.experiment import request_of
+from twotower.evaluate.task import Task
+from twotower.index.item_table import Encode
+from twotower.metrics.ranking import Measure
+from twotower.models.base import Model
+from twotower.pipeline.order import share_left_out
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.plan import Plan
+from twotower.pipeline.plan_choice import Limits, Point, choose, front_of, points_of
+from twotower.pipeline.plan_costs import Clock, measure_costs
+from twotower.pipeline.plan_grid import depth_grid, levels_of
+from twotower.pipeline.plan_quality import quality_by_depths, steady_stages
+from twotower.pipeline.plan_storage import at_store, store_of, variants_of
+from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.served import dealt
+from twotower.train.lists import ListsConfig
+
+Say = Callable[[str], None]
+ENOUGH = 200
+"""Queries below which a plan is mostly luck, and says so."""
+
+
+def plan_run(
+    directory: str | Path,
+    limits: Limits | None = None,
+    *,
+    depths: Mapping[str, Sequence[int]] | None = None,
+    measure: str = "nDCG@10",
+    queries: Literal["fresh", "all"] = "fresh",
+    at_most: int = 2000,
+    rounds: int = 40,
+    clock: Clock = "wall",
+    seed: int = 0,
+    say: Say = lambda line: None,
+) -> Plan:
+    """The plan for a trained run, measured on this machine and on validation queries; nothing is written.
+
+    Parameters
+    ----------
+    depths
+        The depths to try of a stage, by its name, instead of `twotower.pipeline.plan_grid.depth_grid`'s own.
+    queries
+        ``fresh`` leaves out the validation queries that a ranker of the cascade learnt lists from: there it
+        finds what it was taught, the better the deeper it is asked to look.
+    at_most
+        Queries drawn from those, where there are more.
+    rounds, clock
+        How costs are measured, see `twotower.pipeline.plan_costs.measure_costs`.
+
+    Raises
+    ------
+    ConfigError
+        The run has no cascade, or no plan is within the limits.
+    """
+    limits, measure = limits or Limits(), str(Measure.parse(measure))
+    pipeline = Pipeline.open(directory)
+    cascade, prepared = pipeline.cascade(), pipeline.prepared
+    if cascade is None:
+        raise ConfigError(f"{directory}: the recipe has no cascade to plan")
+    task, notes = planning_task(prepared, queries, at_most, seed)
+    grid = depth_grid(cascade, prepared.n_items, depths)
+    steady = steady_stages(cascade)
+    again = ", ".join(stage.name for stage in cascade.stages[steady:])
+    say(f"{len(grid)} depths of {cascade}, on {len(task):,} queries")
+    values = quality_by_depths(
+        cascade, task, grid, measure, progress=lambda done, total: say(f"  {done:,} of {total:,} queries")
+    )
+    say(f"costs of {sum(len(stage.names) for stage in cascade.stages)} stages, {rounds} rounds")
+    with tempfile.TemporaryDirectory(prefix="twotower-plan-") as scratch:
+        variants = variants_of(cascade, encoder(prepared), Path(scratch))
+        costs = measure_costs(
+            variants, request_of(task), levels_of(grid), rounds=rounds, clock=clock, seed=seed
+        )
+    points = points_of(costs, grid, values)
+    choice = choose(points, values, limits)
+    small = [p for p in points if p.bytes_per_item <= (limits.bytes_per_item or float("inf"))]
+    time = "time of one thread" if clock == "cpu" else "wall time on one thread"
+    notes += [
+        f"{measure} on {len(task):,} validation queries at {len(grid)} depths, "
+        + (f"{again} run again for each" if again else "all from one pass of the deepest"),
+        f"ms: medians of {rounds} single requests, {time}; misfit is of the line, at its worst depth",
+    ]
+    return Plan(
+        choice,
+        _of_recipe(points, cascade),
+        tuple(front_of(small)),
+        tuple(points),
+        costs,
+        limits,
+        measure,
+        len(task),
+        tuple(notes),
+    )
+
+
+def planned_cascade(
+    pipeline: Pipeline, depths: Mapping[str, int], stores: Mapping[str, str] | None = None
+) -> Cascade:
+    """The run's cascade with other depths and storage depths, as a plan names them; nothing is trained.
+
+    Tables at another storage depth are built in memory.
+
+    Raises
+    ------
+    ConfigError
+        The run has no cascade, or a stage that is named does not exist or does not store so.
+    """
+    cascade = pipeline.cascade()
+    if cascade is None:
+        raise ConfigError(f"{pipeline.space.directory}: the recipe has no cascade")
+    stages = {stage.name: stage for stage in cascade.stages}
+    for name in {*depths, *(stores or {})} - stages.keys():
+        raise ConfigError(f"the plan is of another cascade: it has a stage {name!r}, here are {cascade}")
+    for name, store in (stores or {}).items():
+        stage = stages[name]
+        if not isinstance(stage, Rank):
+            raise ConfigError(f"stage {name!r} has no storage depth to choose; found {store!r}")
+        if store_of(stage) != store:
+            stages[name] = at_store(stage, store, encoder(pipeline.prepared), None)
+    for name, k in depths.items():
+        stages[name].k = k
+    return Cascade(*stages.values(), budget=cascade.budget)
+
+
+def planning_task(
+    prepared: Prepared, queries: Literal["fresh", "all"], at_most: int, seed: int
+) -> tuple[Task, list[str]]:
+    """The validation queries to plan by, and what is to be known of them."""
+    recipe, task, notes = prepared.recipe, prepared.task("valid"), list[str]()
+    taught = share_taught(recipe)
+    if taught and queries == "fresh":
+        everyone = len(task)
+        _, task = dealt(prepared, task, taught)
+        notes.append(f"{everyone - len(task):,} validation queries taught a ranker and are left out")
+    elif taught:
+        notes.append(f"{taught:.0%} of the queries taught a ranker: depths look better than they are")
+    if len(task) > at_most:
+        drawn = torch.randperm(len(task), generator=torch.Generator().manual_seed(seed))
+        task = task.take(drawn[:at_most].sort().values)
+    if len(task) < ENOUGH:
+        notes.append(f"only {len(task)} queries: differences between plans are mostly luck")
+    return task, notes
+
+
+def share_taught(recipe: Recipe) -> float:
+    """The share of validation queries that any model of the cascade learnt lists from."""
+    taught = 0.0
+    for name in {model for stage in recipe.cascade for model in stage.models}:
+        objective = recipe.models[name].objective
+        if isinstance(objective, ListsConfig):
+            left_out = share_left_out(recipe, name)
+            taught = max(taught, left_out + (1 - left_out) * objective.share)
+    return taught
+
+
+def encoder(prepared: Prepared) -> Callable[[Model], Encode]:
+    """What builds an item table of any model of the run."""
+    items = prepared.items
+    return lambda model: lambda keys: model.encode_item(items.take(keys))
+
+
+def _of_recipe(points: Sequence[Point], cascade: Cascade) -> Point:
+    """The plan that the cascade has as it stands, or the nearest that was tried."""
+    own = {stage.name: stage.k for stage in cascade.stages}
+    stores = {stage.name: store_of(stage) for stage in cascade.stages}
+
+    def distance(point: Point) -> tuple[int, int]:
+        off = sum(abs(k - own[name]) for name, k in point.depths.items())
+        return off, sum(stores[name] != store for name, store in point.stores.items())
+
+    return min(points, key=distance)

@@ -1,0 +1,134 @@
+"""A trained run is planned, and what is written can be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from twotower.cascade.rank import Rank
+from twotower.errors import ConfigError
+from twotower.evaluate.experiment import request_of
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.plan import Plan
+from twotower.pipeline.plan_choice import Limits
+from twotower.pipeline.plan_plot import draw_plan
+from twotower.pipeline.planner import plan_run, planned_cascade, planning_task, share_taught
+from twotower.pipeline.recipe import Recipe
+
+DEPTHS = {"retrieve": [10, 20, 30, 60]}
+
+
+@pytest.fixture(scope="module")
+def plan(trained) -> Plan:
+    said: list[str] = []
+    plan = plan_run(trained.directory, Limits(rule="best"), depths=DEPTHS, rounds=2, say=said.append)
+    assert any("4 depths" in line for line in said)
+    return plan
+
+
+def test_a_plan_says_what_it_chose_and_why(plan: Plan) -> None:
+    assert set(plan.depths) == {"retrieve", "rank"}
+    assert plan.depths["rank"] == 10
+    assert plan.stores["rank"] in ("ids", "embeddings", "first_layer")
+    assert plan.now.depths["retrieve"] == 30
+    assert plan.now.stores["rank"] == "first_layer"
+    text = str(plan)
+    for word in (
+        "first_layer",
+        "misfit",
+        "chosen best",
+        "taught a ranker",
+        "mostly luck",
+        "Chosen: retrieve",
+    ):
+        assert word in text
+
+
+def test_a_plan_is_kept_as_json(plan: Plan, tmp_path: Path) -> None:
+    kept = json.loads(plan.save(tmp_path).read_text())
+    assert kept["depths"] == dict(plan.depths)
+    assert kept["chosen"]["quality"] == plan.choice.point.quality
+    assert set(kept["costs"]["stages"]["rank"]) == {"ids", "embeddings", "first_layer"}
+
+
+def test_the_planned_recipe_differs_by_the_plan_alone(plan: Plan, trained, tmp_path: Path) -> None:
+    recipe = trained.pipeline.recipe
+    path = tmp_path / "new" / "planned.yaml"
+    plan.save_recipe(recipe, path)
+    made = Recipe.load(path)
+    assert [stage.k for stage in made.cascade] == list(plan.depths.values())
+    assert made.models["ranker"].config["store"] == plan.stores["rank"]
+    plain, other = recipe.plain(), made.plain()
+    for about in (plain, other):
+        about["models"]["ranker"]["config"].pop("store", None)
+        for stage in about["cascade"]:
+            stage["k"] = 0
+    assert plain == other
+    with pytest.raises(ConfigError, match="exists already"):
+        plan.save_recipe(recipe, path)
+
+
+def test_a_planned_cascade_answers_as_the_runs_own_asked_for_these_depths(trained) -> None:
+    pipeline = Pipeline.open(trained.directory)
+    request = request_of(pipeline.prepared.task("test"))
+    own = pipeline.cascade()
+    assert own is not None
+    expected, _ = own(replace(request, depths={"retrieve": 20}))
+    made = planned_cascade(pipeline, {"retrieve": 20, "rank": 10}, {"rank": "ids"})
+    assert isinstance(made.stages[1], Rank)
+    assert made.stages[1].bytes_per_item < own.stages[1].bytes_per_item
+    found, _ = made(request)
+    assert found.keys.equal(expected.keys)
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("depths", "stores"), [({"prerank": 5}, {}), ({}, {"retrieve": "ids"}), ({}, {"rank": "everything"})]
+)
+def test_a_plan_for_another_cascade_is_refused(
+    trained, depths: dict[str, int], stores: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError):
+        planned_cascade(Pipeline.open(trained.directory), depths, stores)
+
+
+def test_queries_that_taught_a_ranker_are_left_out(trained) -> None:
+    prepared = Pipeline.open(trained.directory).prepared
+    assert share_taught(prepared.recipe) == 0.5
+    everyone = prepared.task("valid")
+    fresh, notes = planning_task(prepared, "fresh", 10_000, seed=0)
+    assert 0 < len(fresh) < len(everyone)
+    assert notes[0].startswith(f"{len(everyone) - len(fresh)} validation queries")
+    assert len(planning_task(prepared, "all", 10_000, seed=0)[0]) == len(everyone)
+    few, _ = planning_task(prepared, "all", 7, seed=0)
+    assert few.query_keys.equal(planning_task(prepared, "all", 7, seed=0)[0].query_keys)
+    assert len(few) == 7
+
+
+def test_a_run_without_a_cascade_is_refused(trained, tiny, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(trained.directory, directory)
+    recipe = (directory / "recipe.yaml").read_text()
+    before, _, rest = recipe.partition("\ncascade:")
+    (directory / "recipe.yaml").write_text(
+        before.replace("kind: lists", "kind: pointwise").split("\n  ranker:")[0]
+        + "\ncascade: []\n"
+        + rest[rest.index("\nbudget_ms:") :]
+    )
+    with pytest.raises(ConfigError, match="no cascade to plan"):
+        plan_run(directory)
+
+
+def test_the_picture_is_the_same_each_time_and_names_the_choice(plan: Plan, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a.svg", "b.svg"):
+        draw_plan(plan, tmp_path / name)
+    text = (tmp_path / "a.svg").read_text()
+    assert text == (tmp_path / "b.svg").read_text()
+    assert f"retrieve {plan.depths['retrieve']}" in text
+    assert "predicted milliseconds" in text
