@@ -31,8 +31,8 @@ from twotower.index.manifest import files_of
 from twotower.models.base import Model
 from twotower.models.catalogue import model_class
 from twotower.pipeline.answer import Answerer
-from twotower.pipeline.bundle_manifest import BundleManifest, check, seal, stored_digest
-from twotower.pipeline.bundle_root import BundleRoot, find_version
+from twotower.pipeline.bundle_manifest import MANIFEST, BundleManifest, check, seal, stored_digest
+from twotower.pipeline.bundle_root import CURRENT, BundleRoot, find_version
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.golden_answers import GoldenAnswers
 from twotower.pipeline.inspection import read_json
@@ -123,6 +123,11 @@ def build(
             directory = place.publish(draft, digest)
         place.switch(directory.name)
     return replace(made, directory=directory)
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether a directory is a bundle, or a root of bundles; a run is neither."""
+    return any((Path(path) / name).exists() for name in (CURRENT, MANIFEST))
 
 
 def rollback(root: str | Path) -> Bundle:
