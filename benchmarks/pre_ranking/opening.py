@@ -40,7 +40,8 @@ def opening(results: Results) -> str:
         f"**Intervals**: 95 % by a paired bootstrap over users ({SAMPLES:,} samples) of the mean over "
         "seeds.\n"
         "- **GAUC**: AUC within users, weighted by their events. **ECE**: calibration error in 15 bins of "
-        "equal mass. FLOPs count matrix products alone.",
+        "equal mass. FLOPs count matrix products alone. **CPU min** of cells made before commit 408744b hold "
+        "what denormal numbers cost then (`results/denormals.json`): up to four times too many.",
     ]
     rows = []
     for data, about in DATA.items():
