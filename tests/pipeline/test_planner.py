@@ -17,7 +17,7 @@ from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.plan import Plan
 from twotower.pipeline.plan_choice import Limits
 from twotower.pipeline.plan_plot import draw_plan
-from twotower.pipeline.planner import plan_run, planned_cascade, planning_task, share_taught
+from twotower.pipeline.planner import planned_cascade, planning_task, share_taught, survey_run
 from twotower.pipeline.recipe import Recipe
 
 DEPTHS = {"retrieve": [10, 20, 30, 60]}
@@ -26,7 +26,7 @@ DEPTHS = {"retrieve": [10, 20, 30, 60]}
 @pytest.fixture(scope="module")
 def plan(trained) -> Plan:
     said: list[str] = []
-    plan = plan_run(trained.directory, Limits(rule="best"), depths=DEPTHS, rounds=2, say=said.append)
+    plan = survey_run(trained.directory, depths=DEPTHS, rounds=2, say=said.append).plan(Limits(rule="best"))
     assert any("4 depths" in line for line in said)
     return plan
 
@@ -35,8 +35,8 @@ def test_a_plan_says_what_it_chose_and_why(plan: Plan) -> None:
     assert set(plan.depths) == {"retrieve", "rank"}
     assert plan.depths["rank"] == 10
     assert plan.stores["rank"] in ("ids", "embeddings", "first_layer")
-    assert plan.now.depths["retrieve"] == 30
-    assert plan.now.stores["rank"] == "first_layer"
+    assert plan.survey.now.depths["retrieve"] == 30
+    assert plan.survey.now.stores["rank"] == "first_layer"
     text = str(plan)
     for word in (
         "first_layer",
@@ -121,7 +121,7 @@ def test_a_run_without_a_cascade_is_refused(trained, tiny, tmp_path: Path) -> No
         + rest[rest.index("\nbudget_ms:") :]
     )
     with pytest.raises(ConfigError, match="no cascade to plan"):
-        plan_run(directory)
+        survey_run(directory)
 
 
 def test_the_picture_is_the_same_each_time_and_names_the_choice(plan: Plan, tmp_path: Path) -> None:

@@ -89,13 +89,15 @@ def plan(
             require("matplotlib", extra="bench")
         from twotower.pipeline.plan_choice import Limits
         from twotower.pipeline.plan_plot import draw_plan
-        from twotower.pipeline.planner import plan_run
+        from twotower.pipeline.planner import survey_run
         from twotower.pipeline.workspace import Workspace
 
-        limits = {"ms": ms, "bytes_per_item": bytes_, "floor": floor, "rule": rule.value, "margin": margin}
-        found = plan_run(
+        limits = Limits.parse(
+            {"ms": ms, "bytes_per_item": bytes_, "floor": floor, "rule": rule.value, "margin": margin},
+            where="options",
+        )
+        survey = survey_run(
             directory,
-            Limits.parse(limits, where="options"),
             depths=tried,
             measure=measure,
             queries=queries.value,
@@ -103,6 +105,7 @@ def plan(
             clock=clock.value,
             say=(lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr)),
         )
+        found = survey.plan(limits)
         found.save(directory)
         if recipe is not None:
             found.save_recipe(Workspace(directory).recipe(), recipe)

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from twotower.config import dump_yaml
 from twotower.errors import ConfigError, StorageError
 from twotower.metrics.table import Cell, Column, Table
-from twotower.pipeline.plan_choice import Choice, Limits, Point
+from twotower.pipeline.plan_choice import Choice, Limits, Point, choose, front_of
 from twotower.pipeline.plan_costs import Costs
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import ScoreRecipe
@@ -19,22 +21,39 @@ from twotower.pipeline.workspace import write_text
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The chosen depths and storage depths; ``str()`` says why they were chosen.
+class Survey:
+    """What was measured of a run: each plan's cost, and its quality on every query."""
 
-    ``points`` are all plans that were tried, ``front`` those within the limit of memory that no cheaper one
-    equals, and ``now`` is the one the recipe has.
-    """
-
-    choice: Choice
-    now: Point
-    front: tuple[Point, ...]
-    points: tuple[Point, ...]
+    points: tuple[Point, ...]  # all depths of the grid at all storage depths
+    values: Tensor  # (depths of the grid, Q)
+    now: Point  # the plan that the recipe has
     costs: Costs
-    limits: Limits
     measure: str
-    queries: int
     notes: tuple[str, ...] = ()
+
+    def plan(self, limits: Limits | None = None) -> Plan:
+        """Choose, as `twotower.pipeline.plan_choice.choose` does; for as many limits as one likes."""
+        limits = limits or Limits()
+        return Plan(self, limits, choose(self.points, self.values, limits))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen depths and storage depths; ``str()`` says why they were chosen."""
+
+    survey: Survey
+    limits: Limits
+    choice: Choice
+
+    @property
+    def front(self) -> list[Point]:
+        """The plans within the limit of memory that no cheaper one equals, cheapest first."""
+        most = self.limits.bytes_per_item or float("inf")
+        return front_of(point for point in self.survey.points if point.bytes_per_item <= most)
+
+    @property
+    def queries(self) -> int:
+        return self.survey.values.shape[1]
 
     @property
     def depths(self) -> Mapping[str, int]:
@@ -91,31 +110,34 @@ class Plan:
             "stores": dict(self.stores),
             "reason": choice.reason,
             "limits": self.limits.plain(),
-            "measure": self.measure,
+            "measure": self.survey.measure,
             "queries": self.queries,
             "chosen": _plain(choice.point),
             "best": _plain(choice.best),
             "difference": None if choice.interval is None else asdict(choice.interval),
-            "recipe": _plain(self.now),
+            "recipe": _plain(self.survey.now),
             "front": [_plain(point) for point in self.front],
             "costs": {
-                "clock": self.costs.clock,
-                "around_ms": self.costs.around_ms,
+                "clock": self.survey.costs.clock,
+                "around_ms": self.survey.costs.around_ms,
                 "stages": {
                     name: {
-                        store: {**asdict(line), "bytes_per_item": self.costs.bytes_per_item[name][store]}
+                        store: {
+                            **asdict(line),
+                            "bytes_per_item": self.survey.costs.bytes_per_item[name][store],
+                        }
                         for store, line in lines.items()
                     }
-                    for name, lines in self.costs.lines.items()
+                    for name, lines in self.survey.costs.lines.items()
                 },
             },
-            "notes": list(self.notes),
+            "notes": list(self.survey.notes),
         }
 
     def __str__(self) -> str:
-        chosen, best, now = self.choice.point, self.choice.best, self.now
+        chosen, best, now = self.choice.point, self.choice.best, self.survey.now
         lines = ["What a stage costs", self._cost_table().text(), "", "Plans", self._plan_table().text(), ""]
-        lines += [f"- {note}" for note in self.notes]
+        lines += [f"- {note}" for note in self.survey.notes]
         depths = ", ".join(f"{name} {k}" for name, k in chosen.depths.items())
         stores = ", ".join(f"{name} {store}" for name, store in chosen.stores.items())
         why = f"Chosen: {depths}" + (f", items stored as {stores}" if stores else "")
@@ -143,18 +165,18 @@ class Plan:
                 line.fixed_ms,
                 line.each_ms * 1e3,
                 line.misfit * 100,
-                self.costs.bytes_per_item[name][store],
+                self.survey.costs.bytes_per_item[name][store],
             )
-            for name, lines in self.costs.lines.items()
+            for name, lines in self.survey.costs.lines.items()
             for store, line in lines.items()
         ]
-        return Table(columns, (*rows, ("between", "-", self.costs.around_ms, 0.0, None, None)))
+        return Table(columns, (*rows, ("between", "-", self.survey.costs.around_ms, 0.0, None, None)))
 
     def _plan_table(self) -> Table:
         """The front, the recipe's plan and the chosen one, cheapest first."""
         chosen, best = self.choice.point, self.choice.best
         shown = sorted(
-            {id(p): p for p in (*self.front, self.now, chosen, best)}.values(), key=lambda p: p.cost
+            {id(p): p for p in (*self.front, self.survey.now, chosen, best)}.values(), key=lambda p: p.cost
         )
         columns = (
             Column(" "),
@@ -162,14 +184,14 @@ class Plan:
             *(Column(f"{name} stores") for name in self.stores),
             Column("predicted", "ms", 3),
             Column("bytes", "per item", 0),
-            Column(self.measure),
+            Column(self.survey.measure),
             Column("of the best", "%", 1),
         )
         rows: list[tuple[Cell, ...]] = [
             (
                 " ".join(
                     word
-                    for word, one in (("chosen", chosen), ("best", best), ("recipe", self.now))
+                    for word, one in (("chosen", chosen), ("best", best), ("recipe", self.survey.now))
                     if point is one
                 ),
                 *point.depths.values(),

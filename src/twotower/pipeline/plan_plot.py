@@ -48,11 +48,22 @@ def draw_plan(plan: Plan, path: str | Path) -> None:
 
 def _draw(plan: Plan, axes: Axes) -> None:
     chosen = plan.choice.point
-    axes.scatter(*_places(plan.points), s=7, color=CLOUD, linewidths=0, label=f"{len(plan.points):,} plans")
+    axes.scatter(
+        *_places(plan.survey.points),
+        s=7,
+        color=CLOUD,
+        linewidths=0,
+        label=f"{len(plan.survey.points):,} plans",
+    )
     axes.plot(*_places(plan.front), color=FRONT, lw=1.2, drawstyle="steps-post", zorder=2)
     axes.scatter(*_places(plan.front), s=16, color=FRONT, zorder=3, label="no cheaper one is as good")
     axes.scatter(
-        *_places([plan.now]), s=44, facecolors="white", edgecolors=QUIET, zorder=4, label="the recipe's"
+        *_places([plan.survey.now]),
+        s=44,
+        facecolors="white",
+        edgecolors=QUIET,
+        zorder=4,
+        label="the recipe's",
     )
     axes.scatter(*_places([chosen]), s=60, color=CHOSEN, zorder=5, label=f"chosen: {_name(chosen)}")
     if plan.limits.ms is not None:
@@ -60,7 +71,7 @@ def _draw(plan: Plan, axes: Axes) -> None:
     if plan.limits.floor is not None:
         axes.axhline(plan.limits.floor, color=CHOSEN, lw=1, ls=":", label=f"at least {plan.limits.floor:g}")
     axes.set_xlabel("predicted milliseconds of a request")
-    axes.set_ylabel(f"{plan.measure}, {plan.queries:,} validation queries")
+    axes.set_ylabel(f"{plan.survey.measure}, {plan.queries:,} validation queries")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     axes.grid(axis="y", color="#eceff1", lw=0.8)
     axes.set_axisbelow(True)

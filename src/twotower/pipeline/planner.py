@@ -19,8 +19,8 @@ from twotower.metrics.ranking import Measure
 from twotower.models.base import Model
 from twotower.pipeline.order import share_left_out
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.plan import Plan
-from twotower.pipeline.plan_choice import Limits, Point, choose, front_of, points_of
+from twotower.pipeline.plan import Survey
+from twotower.pipeline.plan_choice import Point, points_of
 from twotower.pipeline.plan_costs import Clock, measure_costs
 from twotower.pipeline.plan_grid import depth_grid, levels_of
 from twotower.pipeline.plan_quality import quality_by_depths, steady_stages
@@ -35,9 +35,8 @@ ENOUGH = 200
 """Queries below which a plan is mostly luck, and says so."""
 
 
-def plan_run(
+def survey_run(
     directory: str | Path,
-    limits: Limits | None = None,
     *,
     depths: Mapping[str, Sequence[int]] | None = None,
     measure: str = "nDCG@10",
@@ -47,8 +46,10 @@ def plan_run(
     clock: Clock = "wall",
     seed: int = 0,
     say: Say = lambda line: None,
-) -> Plan:
-    """The plan for a trained run, measured on this machine and on validation queries; nothing is written.
+) -> Survey:
+    """Measure a trained run on this machine and on validation queries; nothing is written.
+
+    ``survey_run("runs/demo").plan(Limits(ms=2))`` is a plan.
 
     Parameters
     ----------
@@ -65,10 +66,9 @@ def plan_run(
     Raises
     ------
     ConfigError
-        The run has no cascade, or no plan is within the limits.
+        The run has no cascade, or none of the depths asked for can be.
     """
-    limits, measure = limits or Limits(), str(Measure.parse(measure))
-    pipeline = Pipeline.open(directory)
+    measure, pipeline = str(Measure.parse(measure)), Pipeline.open(directory)
     cascade, prepared = pipeline.cascade(), pipeline.prepared
     if cascade is None:
         raise ConfigError(f"{directory}: the recipe has no cascade to plan")
@@ -87,25 +87,13 @@ def plan_run(
             variants, request_of(task), levels_of(grid), rounds=rounds, clock=clock, seed=seed
         )
     points = points_of(costs, grid, values)
-    choice = choose(points, values, limits)
-    small = [p for p in points if p.bytes_per_item <= (limits.bytes_per_item or float("inf"))]
     time = "time of one thread" if clock == "cpu" else "wall time on one thread"
     notes += [
         f"{measure} on {len(task):,} validation queries at {len(grid)} depths, "
         + (f"{again} run again for each" if again else "all from one pass of the deepest"),
         f"ms: medians of {rounds} single requests, {time}; misfit is of the line, at its worst depth",
     ]
-    return Plan(
-        choice,
-        _of_recipe(points, cascade),
-        tuple(front_of(small)),
-        tuple(points),
-        costs,
-        limits,
-        measure,
-        len(task),
-        tuple(notes),
-    )
+    return Survey(tuple(points), values, _of_recipe(points, cascade), costs, measure, tuple(notes))
 
 
 def planned_cascade(
