@@ -13,7 +13,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.models.base import Model
 from twotower.pipeline.order import share_left_out
 from twotower.pipeline.prepared import Prepared
-from twotower.pipeline.replay import logged, replay
+from twotower.pipeline.replay import funnel_log, logged, replay
 from twotower.pipeline.served import ServedValidation, Validate, dealt
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
@@ -75,8 +75,13 @@ def full_stage_samples(prepared: Prepared, name: str, before: Cascade, teacher: 
     objective = recipe.models[name].objective
     assert isinstance(objective, FullStageConfig)
     if objective.source == "log":
+        if objective.log is not None:
+            return logged(prepared, funnel_log(prepared, objective.log).rows, teacher)
         if not isinstance(recipe.data, Synthetic):
-            raise ConfigError(f"model {name!r}: source: log, but {recipe.data.reader} data has no stage log")
+            raise ConfigError(
+                f"model {name!r}: source: log, but {recipe.data.reader} data has no stage log; "
+                "name the log of what was served: log: {directory: ...}"
+            )
         return logged(prepared, recipe.data.stage_log(), teacher)
     depth = next(stage.k for stage in recipe.cascade if name in stage.models)
     return replay(

@@ -12,11 +12,13 @@ from torch import Tensor
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Request, Stage
 from twotower.data.full_stage import FullStage, Role
+from twotower.data.funnel import Funnel, FunnelSamples
 from twotower.data.history import History
 from twotower.data.interactions import Interactions
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.experiment import joined
 from twotower.pipeline.prepared import Prepared
+from twotower.train.lists import LoggedFunnel
 from twotower.types import NO_ITEM, Batch, Candidates, Ragged
 
 
@@ -81,7 +83,8 @@ def replay(
 def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) -> FullStage:
     """The training part of a logged funnel, such as `twotower.data.synthetic.Synthetic.stage_log`.
 
-    Columns: request, the ids and the time of the events, ``stage`` and ``score``. An exposed row gets the
+    Columns: request, the ids and the time of the events, ``stage`` and ``score``; or those of
+    `twotower.data.funnel.Funnel.full_stage`, which has joined the labels. Otherwise an exposed row gets the
     label of its event. The log's own ranker is the teacher of what reached it, unless another is given: that
     one scores everything, and can read no pair fields.
 
@@ -93,13 +96,13 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
     schema, train = prepared.dataset.schema, prepared.split.train
     if prepared.split.config.kind != "time" or schema.time is None:
         raise ConfigError("full-stage samples from a log need split: {kind: time}, to be cut where it is")
-    on = [schema.query, schema.item, schema.time]
-    events = train.select(on).with_columns(gain=pl.Series(prepared.values(train).numpy()))
-    events = events.group_by(on).agg(pl.col("gain").max())
     log = log.filter(pl.col(schema.time) <= train[schema.time].max())
-    log = log.join(events, on=on, how="left", maintain_order="left")
-    log = log.filter((pl.col("stage") != "exposed") | pl.col("gain").is_not_null())
-    scored = pl.when(pl.col("stage") != "retrieved").then(pl.col("score"))
+    if "gain" not in log.columns:
+        on = [schema.query, schema.item, schema.time]
+        log = log.join(_gains(prepared, on), on=on, how="left", maintain_order="left")
+        log = log.filter((pl.col("stage") != "exposed") | pl.col("gain").is_not_null())
+    reached = pl.when(pl.col("stage") != "retrieved").then(pl.col("score"))
+    scored = pl.col("teacher") if "teacher" in log.columns else reached
     first = log.group_by("request", maintain_order=True).first()
     keys = torch.from_numpy(prepared.dataset.query_catalogue.keys(first[schema.query]).copy())
     times = torch.from_numpy(first[schema.time].to_numpy().copy())
@@ -112,6 +115,34 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
         positions,
     )
     return samples if teacher is None else samples.taught_by(_scores(teacher, request, samples.items))
+
+
+def funnel_log(prepared: Prepared, about: LoggedFunnel) -> FunnelSamples:
+    """What was served and logged up to the end of training, with the gains of training events."""
+    schema, dataset = prepared.dataset.schema, prepared.dataset
+    assert schema.time is not None
+    events = _gains(prepared, [schema.query, schema.item, schema.time])
+    found = Funnel(about.directory).full_stage(
+        events,
+        about.ranker,
+        queries=dataset.query_catalogue,
+        items=dataset.item_catalogue,
+        within_s=about.within_s,
+    )
+    if found.rows.is_empty():
+        raise DataError(
+            f"the log holds no request to learn from; left out: {'; '.join(found.notes) or 'nothing'}",
+            file=about.directory,
+            remedy="log requests before the end of the training part, or make within_s shorter",
+        )
+    return found
+
+
+def _gains(prepared: Prepared, on: list[str]) -> pl.DataFrame:
+    """Query, item and time of each training event, and what it brought."""
+    train = prepared.split.train
+    events = train.select(on).with_columns(gain=pl.Series(prepared.values(train).numpy()))
+    return events.group_by(on, maintain_order=True).agg(pl.col("gain").max())
 
 
 def _scores(teacher: Stage, request: Request, keys: Tensor, requests_at_once: int = 256) -> Tensor:

@@ -68,6 +68,14 @@ class Grades(Config):
     random: float = Option(0.0, ge=0)
 
 
+class LoggedFunnel(Config):
+    """Where answers were logged (`twotower.cascade.funnel_log.FunnelLog`), and which labels belong to them."""
+
+    directory: str
+    ranker: str = Option("rank", description="the stage whose scores teach, and whose list was ranked")
+    within_s: int = Option(86_400, ge=0, description="an event at most so much later is of the exposure")
+
+
 class FullStageConfig(Config):
     """Lists of a whole funnel, every role with its own loss; a weight of 0 switches a part off.
 
@@ -81,8 +89,9 @@ class FullStageConfig(Config):
         None, description="the ranker that teaches, a key of models:; it is trained first"
     )
     source: Literal["replay", "log"] = Option(
-        "replay", description="our own stages asked again about the past, or the data's log (synthetic)"
+        "replay", description="our own stages asked again about the past, or a log of what was served"
     )
+    log: LoggedFunnel | None = Option(None, description="source: log; null is the log of synthetic data")
     requests: int = Option(1, ge=1, description="replay: past moments of each query, the latest ones")
     positives: int = Option(5, ge=1, description="replay: positive events after each such moment")
     sample: StageSampling = StageSampling()
