@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from twotower import __version__
-from twotower.cli import bundle, plan
+from twotower.cli import bundle, items, plan, report
 from twotower.cli.options import (
     Data,
     Json,
@@ -40,7 +40,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(items.app, name="items")
 app.command()(plan.plan)
+app.command()(report.report)
 
 
 @app.command()
@@ -124,7 +126,7 @@ def evaluate(
 
 @app.command()
 def recommend(
-    directory: RunDirectory,
+    directory: Annotated[Path, typer.Argument(help="Directory of a run, or of bundles.", show_default=False)],
     user: Annotated[str | None, typer.Option("--user", help="Id of a known query (user).")] = None,
     features: Annotated[
         str | None,
@@ -138,9 +140,12 @@ def recommend(
     depth: Annotated[
         list[str] | None, typer.Option("--depth", help="Depth of a stage, such as --depth retrieve=200.")
     ] = None,
+    items_log: Annotated[
+        Path | None, typer.Option("--items", help="Of a bundle: the log of `twotower items`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer for one user: items with titles and the score of every stage.
+    """Answer for one user, from a run or a bundle: items with titles and the score of every stage.
 
     Examples: twotower recommend runs/demo --user 1000001
 
@@ -148,8 +153,16 @@ def recommend(
     """
     with reported_errors():
         from twotower.pipeline.answer import Answerer
+        from twotower.pipeline.bundle import Bundle, is_bundle
+        from twotower.pipeline.live import LiveBundle
 
-        answer = Answerer.open(directory).answer(
+        if items_log is not None:
+            answerer = LiveBundle.load(directory, items_log).answerer()
+        elif is_bundle(directory):
+            answerer = Bundle.load(directory).answerer()
+        else:
+            answerer = Answerer.open(directory)
+        answer = answerer.answer(
             user=user,
             features=None if features is None else json_object(features, "--features"),
             history=[] if history is None else [part.strip() for part in history.split(",") if part.strip()],

@@ -1,0 +1,1 @@
+"""The funnel report as one HTML page that needs nothing else."""
