@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test lint bench bench-models docs clean
+.PHONY: help demo test lint bench bench-models bench-faults docs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
@@ -22,6 +22,10 @@ lint: $(READY)            ## style and types
 bench: $(READY)           ## full-size measurements (hours); results land in benchmarks/results
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m benchmarks
+
+bench-faults: $(READY)    ## kill -9, 200 times each, while bundles are built and items are changed
+	$(BIN)/python -m benchmarks.bundle_faults
+	$(BIN)/python -m benchmarks.item_faults
 
 bench-models: $(READY)    ## search, train and measure all pre-ranking models; docs/benchmarks says what came out
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,bench]'
