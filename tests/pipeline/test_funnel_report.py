@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from twotower.config import dump_yaml
 from twotower.errors import ConfigError, StorageError
 from twotower.pipeline.funnel_report import funnel_facts, write_funnel_report
 from twotower.pipeline.pipeline import Pipeline
@@ -111,6 +112,18 @@ def test_models_that_learn_labels_are_calibrated(tiny, tmp_path):
     assert calibration.model == "prerank"
     assert calibration.rows == len(pipeline.prepared.split.test)
     assert sum(b.rows for b in calibration.bins) == calibration.rows
+
+
+def test_a_budget_limits_the_timed_requests_and_not_the_judged_ones(trained, facts, tmp_path):
+    run = shutil.copytree(trained.directory, tmp_path / "run")
+    recipe = Recipe.load(run / "recipe.yaml").plain()
+    recipe["budget_ms"], recipe["cascade"][1]["budget_ms"] = 5000, 1e-6
+    (run / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+    tight = funnel_facts(Pipeline.open(run), requests=1)
+    assert tight.timing.budget == "The budget: rank 1e-06 ms, the whole request 5000 ms."
+    assert tight.timing.degraded == {"rank": tight.timing.asked}
+    assert "were not enough" in tight.requests[0].steps[1].degraded
+    assert tight.places.ranks.equal(facts.places.ranks)
 
 
 def test_what_cannot_be_reported_is_said(tiny, trained, tmp_path):

@@ -26,13 +26,13 @@ def overlap_by_depth(keys: Tensor, reference: Tensor) -> Tensor:
     lengths = real.sum(1)
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     theirs = relevant_ranks(keys, Ragged(reference.cpu()[real], offsets))
+    found, K = theirs > 0, reference.shape[1]
     own = real.cumsum(1)[real]  # from 1; empty slots stand last
-    row = torch.arange(len(real))[:, None].expand_as(real)[real]
-    depth = torch.maximum(theirs, own)[theirs > 0]  # from this depth on the item is in both
-    Q, K = reference.shape
-    inside = depth <= K
-    cell = row[theirs > 0][inside] * K + depth[inside] - 1
-    common = torch.bincount(cell, minlength=Q * K).view(Q, K).cumsum(1)
-    wanted = torch.minimum(torch.arange(1, K + 1), lengths[:, None])
-    values: Tensor = (common.double() / wanted)[lengths > 0].mean(0)
-    return values
+    depth = torch.maximum(theirs, own)[found].clamp(max=K + 1)  # from here on the item is in both
+    n = lengths.repeat_interleave(lengths)[found]  # of the item's query
+    # an item counts 1 / K at the depths K up to n, and 1 / n behind
+    long = depth <= n
+    near = torch.bincount(depth[long], minlength=K + 2) - torch.bincount(n[long] + 1, minlength=K + 2)
+    far = torch.bincount(torch.maximum(depth, n + 1).clamp(max=K + 1), 1 / n.double(), minlength=K + 2)
+    sums = near.cumsum(0)[1:-1] / torch.arange(1, K + 1, dtype=torch.float64) + far.cumsum(0)[1:-1]
+    return sums / (lengths > 0).sum()

@@ -85,7 +85,7 @@ def calibration_section(facts: FunnelFacts) -> Section:
         return Section(
             "calibration", "Nothing here states a probability", tag("p", facts.uncalibrated, class_="quiet")
         )
-    told = [f"those of {c.model} are off by {c.error:.3f}" for c in facts.calibrations]
+    told = [f"{c.error:.3f} ({c.model})" for c in facts.calibrations]
     diagrams = [
         tag(
             "div",
@@ -105,7 +105,7 @@ def calibration_section(facts: FunnelFacts) -> Section:
     )
     return Section(
         "calibration",
-        "Of stated probabilities, " + ", ".join(told) + " on average",
+        f"Stated probabilities are off by {', '.join(told)} on average",
         joined([tag("div", *diagrams, class_="pair"), note]),
     )
 

@@ -97,7 +97,7 @@ def diagram(bins: Sequence[Bin], label: str, square: Square = Square()) -> Html:
     x = Scale(0, highest, square.left, square.size - 12)
     y = Scale(0, highest, square.size - square.bottom, 10)
     marks = [
-        Frame(x, y, "stated probability", share, share).grid(),
+        Frame(x, y, "stated probability; upwards: the rate seen", share, share).grid(),
         path([(x(0), y(0)), (x(highest), y(highest))], "ideal"),
         path([(x(b.stated), y(b.seen)) for b in bins], "line thin c0"),
     ]
