@@ -126,6 +126,16 @@ def test_a_budget_limits_the_timed_requests_and_not_the_judged_ones(trained, fac
     assert tight.places.ranks.equal(facts.places.ranks)
 
 
+def test_every_kind_of_stage_can_be_reported(whole_run, tmp_path):
+    path = write_funnel_report(whole_run.space.directory, tmp_path / "whole.html", requests=4)
+    facts = funnel_facts(Pipeline.open(whole_run.space.directory), requests=0)
+    assert facts.places.stages == whole_run.recipe.stage_names
+    assert facts.places.fate.losses() == facts.experiment.fate.losses()
+    text = path.read_text(encoding="utf-8")
+    assert text.count("<section ") == SECTIONS
+    assert all(f"{name}: " in text for name in facts.places.stages)
+
+
 def test_what_cannot_be_reported_is_said(tiny, trained, tmp_path):
     with pytest.raises(StorageError, match="no run here"):
         write_funnel_report(tmp_path / "none", tmp_path / "report.html")

@@ -20,6 +20,8 @@ _BANDS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 """Edges of the histogram of losses, in cuts; the last edge is as far as ranks are known."""
 _AGREE_AT = 10
 """The depth at which the overlap of two stages is told in words."""
+_NAMED = 4
+"""A finding names so many stages at most; of more, the first and last, or the least and most."""
 
 
 def funnel_section(facts: FunnelFacts) -> Section:
@@ -87,7 +89,7 @@ def survival_section(facts: FunnelFacts) -> Section:
     ]
     told = [f"{share(curve.at_mark)} through {curve.name}" for curve in drawn]
     told[0] = told[0].replace(" through", " of what is relevant comes through", 1)
-    finding = _listed(told)
+    finding = _listed(told if len(told) <= _NAMED else [told[0], told[-1]])
     words = ["Recall at every depth of each stage's own order, mean over requests. "]
     words.append("The dot is the cut; the dashed line behind it is what a deeper cut would let through. ")
     gains = [
