@@ -176,9 +176,12 @@ def overlap_section(facts: FunnelFacts) -> Section:
             mark = min(_AGREE_AT, len(values))
             drawn.append(Curve(f"{before.name} / {after.name}", values.tolist(), mark, number))
     if not drawn:
-        return Section("overlap", "One stage alone has nobody to agree with", Html(""))
+        return Section("overlap", "There are no two stages to compare", Html(""))
+    named = drawn
+    if len(drawn) >= _NAMED:
+        named = [min(drawn, key=lambda c: c.at_mark), max(drawn, key=lambda c: c.at_mark)]
     told = [
-        f"{c.name.replace(' / ', ' and ')} share {share(c.at_mark)} of their {c.mark} best" for c in drawn
+        f"{c.name.replace(' / ', ' and ')} share {share(c.at_mark)} of their {c.mark} best" for c in named
     ]
     note = tag(
         "p",
