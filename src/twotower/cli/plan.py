@@ -50,7 +50,7 @@ def plan(
             "to be worse."
         ),
     ] = Rule.safe,
-    margin: Annotated[float, typer.Option(help="safe: share of the best quality that may be lost.")] = 0.01,
+    margin: Annotated[float, typer.Option(help="safe: share of the best quality that may be lost.")] = 0.005,
     depth: Annotated[
         list[str] | None,
         typer.Option("--depth", help="Depths to try of a stage, such as --depth retrieve=100,200,500."),

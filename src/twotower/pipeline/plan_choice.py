@@ -38,7 +38,7 @@ class Limits(Config):
         None, description="quality at least; the cheapest plan with it is chosen, and rule does not matter"
     )
     rule: Literal["safe", "best", "equal"] = "safe"
-    margin: float = Option(0.01, ge=0, lt=1, description="safe: share of the best quality that may be lost")
+    margin: float = Option(0.005, ge=0, lt=1, description="safe: share of the best quality that may be lost")
 
 
 @dataclass(frozen=True)

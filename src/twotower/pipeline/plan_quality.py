@@ -25,7 +25,7 @@ from twotower.errors import DataError
 from twotower.evaluate.experiment import request_of
 from twotower.evaluate.task import Task
 from twotower.metrics.ranking import evaluate
-from twotower.types import Candidates
+from twotower.types import Batch, Candidates
 
 Depths = Mapping[str, int]
 """Stage -> candidates it hands on, for every stage."""
@@ -36,12 +36,10 @@ def steady_stages(cascade: Cascade) -> int:
     first, *others = cascade.stages
     if not isinstance(first, Retrieve) or not first.index.exact:
         return 0
-    steady = {f"{first.name}_score", f"{first.name}_rank"}
     for number, stage in enumerate(others, start=1):
-        alone = isinstance(stage, Rank) and stage.model.kind != "list" and steady.issuperset(stage.reads)
-        if not alone:
+        alone = isinstance(stage, Rank) and stage.model.kind != "list"
+        if not alone or not set(_said_by(cascade.stages[:number])).issuperset(stage.reads):
             return number
-        steady.add(f"{stage.name}_score")
     return len(cascade.stages)
 
 
@@ -110,6 +108,11 @@ class Remembered(Stage):
         return 0
 
 
+def _said_by(stages: Sequence[Stage]) -> list[str]:
+    """The pair fields of steady stages that are the same at all depths."""
+    return [f"{stages[0].name}_rank", *(f"{stage.name}_score" for stage in stages)]
+
+
 def _recorded(cascade: Cascade, steady: int, request: Request, grid: Sequence[Depths]) -> list[Stage]:
     """The steady stages with all they would say of what the deepest retrieval finds."""
     first, *others = cascade.stages[:steady]
@@ -117,7 +120,8 @@ def _recorded(cascade: Cascade, steady: int, request: Request, grid: Sequence[De
     depths = dict.fromkeys((first.name, *(stage.name for stage in others)), deepest)
     found, _ = Cascade(first, *others)(replace(request, depths=depths))
     # back into the order of retrieval: ranks are distinct, so this is exact
-    back = Candidates(found.keys, -found.pair[f"{first.name}_rank"], found.pair).sorted()
+    pair = Batch((name, found.pair[name]) for name in _said_by(cascade.stages[:steady]))
+    back = Candidates(found.keys, -pair[f"{first.name}_rank"], pair).sorted()
     scores = back.pair[f"{first.name}_score"].masked_fill(~back.mask, -torch.inf)
     known = Recorded(Candidates(back.keys, scores, back.pair), deepest, first.name)
     return [known, *(Remembered(stage.name, stage.k) for stage in others)]
