@@ -13,6 +13,7 @@ import torch
 from twotower.cascade.rank import Rank
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
+from twotower.pipeline.bundle import Bundle, build
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.plan import Plan
 from twotower.pipeline.plan_choice import Limits
@@ -61,13 +62,11 @@ def test_the_planned_recipe_differs_by_the_plan_alone(plan: Plan, trained, tmp_p
     path = tmp_path / "new" / "planned.yaml"
     plan.save_recipe(recipe, path)
     made = Recipe.load(path)
-    assert [stage.k for stage in made.cascade] == list(plan.depths.values())
-    assert made.models["ranker"].config["store"] == plan.stores["rank"]
+    assert made.plan is not None
+    assert (made.plan.depths, made.plan.stores) == (dict(plan.depths), dict(plan.stores))
     plain, other = recipe.plain(), made.plain()
-    for about in (plain, other):
-        about["models"]["ranker"]["config"].pop("store", None)
-        for stage in about["cascade"]:
-            stage["k"] = 0
+    assert plain.pop("plan") is None
+    other.pop("plan")
     assert plain == other
     with pytest.raises(ConfigError, match="exists already"):
         plan.save_recipe(recipe, path)
@@ -132,3 +131,40 @@ def test_the_picture_is_the_same_each_time_and_names_the_choice(plan: Plan, tmp_
     assert text == (tmp_path / "b.svg").read_text()
     assert f"retrieve {plan.depths['retrieve']}" in text
     assert "predicted milliseconds" in text
+
+
+def test_a_recipe_serves_its_plan_without_training(trained, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(trained.directory, directory)
+    plan = {"depths": {"retrieve": 17, "rank": 5}, "stores": {"rank": "ids"}}
+    recipe = Recipe.parse(trained.pipeline.recipe.plain() | {"plan": plan})
+    said: list[str] = []
+    pipeline = Pipeline(recipe, directory, say=said.append)
+    pipeline.prepare()
+    pipeline.train()
+    assert not [line for line in said if "training" in line]
+    cascade = pipeline.cascade()
+    assert repr(cascade) == "retrieve(17) >> rank(5)"
+    assert isinstance(cascade.stages[1], Rank)
+    assert cascade.stages[1].model.config.store == "ids"
+    request = request_of(pipeline.prepared.task("test"))
+    wanted = planned_cascade(Pipeline.open(trained.directory), plan["depths"])(request)[0]
+    assert torch.equal(cascade(request)[0].keys, wanted.keys)
+    built = build(directory, tmp_path / "bundles")
+    assert torch.equal(Bundle.load(built.directory).cascade(request)[0].keys, wanted.keys)
+    tables = sorted(path.name for path in (built.directory / "tables").iterdir())
+    assert tables == ["ranker@ids"]  # what the plan left behind is not packed
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"depths": {"retriev": 5}}, "plan: no stage is called 'retriev'; did you mean 'retrieve'"),
+        ({"depths": {"rank": 0}}, "greater than 0"),
+        ({"stores": {"rank": "disk"}}, "cannot store 'disk'; it offers: .*'first_layer'"),
+        ({"stores": {"retrieve": "ids"}}, "stage 'retrieve' cannot store 'ids'"),
+    ],
+)
+def test_a_plan_of_another_cascade_is_refused(trained, plan, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recipe.parse(trained.pipeline.recipe.plain() | {"plan": plan})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,7 +29,7 @@ from twotower.index.delta import DeltaIndex
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
-from twotower.models.catalogue import load_model
+from twotower.models.catalogue import load_model, model_class
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import (
@@ -54,10 +55,11 @@ class Assembly:
 
     def build(self, name: str, model: Model) -> None:
         """The indexes and tables of a model, where the cascade needs them and they are not there yet."""
-        indexes, with_table = self._indexes(name), self._needs_table(name)
+        indexes, with_table, planned = self._indexes(name), self._needs_table(name), self._planned(name)
         step, made_by = f"build {name}", self._made_by(model)
-        mark = fingerprint(made_by, [index.plain() for index in indexes], with_table)
+        mark = fingerprint(made_by, [index.plain() for index in indexes], with_table, planned)
         paths = [self.space.index(name)] * bool(indexes) + [self.space.table(name)] * with_table
+        paths += [self.space.table(name, store) for store in planned]
         if self.space.done(step, mark, *paths):
             return
         self.space.begin(step, mark)
@@ -68,6 +70,10 @@ class Assembly:
             index.save(self.space.index(name))
         if with_table:
             ItemTable.build(encode, rows, model.item_specs(), made_by, directory=self.space.table(name))
+        for store in planned:
+            other = model.at_store(store)
+            path, own = self.space.table(name, store), self._made_by(other)
+            ItemTable.build(self.encode(other), rows, other.item_specs(), own, directory=path)
         self.space.finish(step, mark)
 
     def fit_sources(self, mark: str, learn: Callable[[Baseline], object]) -> None:
@@ -109,6 +115,31 @@ class Assembly:
         )
         return by_stage or any(source.similar == name for source in self.recipe.sources)
 
+    def _planned(self, name: str) -> list[str]:
+        """Storage depths at which the plan wants a model's table, beside that of its own config."""
+        found = [self._store(stage) for stage in self.recipe.cascade if name in stage.models]
+        return [store for store in found if store is not None]
+
+    def _store(self, about: StageRecipe) -> str | None:
+        """The storage depth that the plan wants for a stage, where it is not the model's own."""
+        if self.recipe.plan is None or not isinstance(about, ScoreRecipe):
+            return None
+        model = self.recipe.models[about.model]
+        own = model_class(model.model)[1].parse(model.config).plain().get("store")
+        wanted = self.recipe.plan.stores.get(self._name(about))
+        return None if wanted == own else wanted
+
+    def _name(self, about: StageRecipe) -> str:
+        return self.recipe.stage_names[self.recipe.cascade.index(about)]
+
+    def kept(self, name: str) -> list[Path]:
+        """Directories of a model that the cascade reads."""
+        stages = [stage for stage in self.recipe.cascade if name in stage.models]
+        plain = any(not isinstance(stage, ScoreRecipe) or self._store(stage) is None for stage in stages)
+        paths = [self.space.index(name)] * bool(self._indexes(name))
+        paths += [self.space.table(name)] * (plain and self._needs_table(name))
+        return paths + [self.space.table(name, store) for store in self._planned(name)]
+
     def _made_by(self, model: Model) -> str:
         """What tables and indexes carry: digests of the model, and of the items and their features."""
         return f"{model.item_digest()}:{self.space.item_source()}"
@@ -117,15 +148,28 @@ class Assembly:
 
     def cascade(self, *, verify: bool = True) -> Cascade | None:
         """The stages as one object, or None; ``verify`` compares checksums of tables and indexes."""
-        stages = [self.stage(about, verify) for about in self.recipe.cascade]
+        stages = [self._as_planned(about, verify) for about in self.recipe.cascade]
         if not stages:
             return None
         own = {s.name: a.budget_ms for s, a in zip(stages, self.recipe.cascade, strict=True) if a.budget_ms}
         return Cascade(*stages, budget=Budget(total_ms=self.recipe.budget_ms, stages=own))
 
+    def _as_planned(self, about: StageRecipe, verify: bool) -> Stage:
+        """A stage with the depth and the storage of the plan, if there is one."""
+        name, store = self._name(about), self._store(about)
+        if store is None:
+            stage = self.stage(about, verify)
+        else:
+            assert isinstance(about, ScoreRecipe)
+            model = self.model(about.model).at_store(store)
+            stage = Rank(model, self.table(about.model, model, verify, store), about.k, name)
+        if self.recipe.plan is not None:
+            stage.k = self.recipe.plan.depths.get(name, stage.k)
+        return stage
+
     def stage(self, about: StageRecipe, verify: bool = True) -> Stage:
-        """One stage of the recipe."""
-        name = self.recipe.stage_names[self.recipe.cascade.index(about)]
+        """One stage of the recipe, as models learn from it: without its plan."""
+        name = self._name(about)
         match about:
             case RetrieveRecipe(model=None):
                 return Fuse([self._source(s, verify) for s in about.sources], about.fuse, about.k, name)
@@ -175,9 +219,11 @@ class Assembly:
         """What a retrieving model is searched with."""
         return load_index(self.space.index(name), self._made_by(model), verify=verify)
 
-    def table(self, name: str, model: Model, verify: bool) -> ItemTable | DeltaTable:
-        """What a model keeps of every item."""
-        return ItemTable.load(self.space.table(name), self._made_by(model), verify=verify)
+    def table(
+        self, name: str, model: Model, verify: bool, store: str | None = None
+    ) -> ItemTable | DeltaTable:
+        """What a model keeps of every item, at its own storage depth or a planned one."""
+        return ItemTable.load(self.space.table(name, store), self._made_by(model), verify=verify)
 
     def _rows_of_sources(self) -> int:
         """Items that fitted sources know: those of the training."""

@@ -207,8 +207,7 @@ def _copy(
     files = [path for path in data if path.is_file()]
     for name in models:
         files += [space.model(name) / part for part in ("model.json", "model.safetensors")]
-        for kept in (space.index(name), space.table(name)):
-            files += files_of(kept) if kept.is_dir() else []
+        files += [file for kept in pipeline.assembly.kept(name) for file in files_of(kept)]
     files += [space.source(s.name) for s in pipeline.recipe.sources if s.baseline is not None]
     if people:
         files += [space.data / "queries.parquet", space.data / "events.parquet"]

@@ -155,12 +155,13 @@ class _LiveAssembly(Assembly):
             self.indexes[name] = self._encoder(model), DeltaIndex(base)
         return self.indexes[name][1]
 
-    def table(self, name: str, model: Model, verify: bool) -> DeltaTable:
-        if name not in self.tables:
-            base = super().table(name, model, verify)
+    def table(self, name: str, model: Model, verify: bool, store: str | None = None) -> DeltaTable:
+        own = f"{name}@{store}"
+        if own not in self.tables:
+            base = super().table(name, model, verify, store)
             assert isinstance(base, ItemTable)
-            self.tables[name] = self._encoder(model), DeltaTable(base)
-        return self.tables[name][1]
+            self.tables[own] = self._encoder(model), DeltaTable(base)
+        return self.tables[own][1]
 
     def _encoder(self, model: Model) -> EncodeItems:
         features = self._then.features

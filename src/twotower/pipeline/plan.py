@@ -16,7 +16,6 @@ from twotower.metrics.table import Cell, Column, Table
 from twotower.pipeline.plan_choice import Choice, Limits, Point, choose, front_of
 from twotower.pipeline.plan_costs import Costs
 from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.stages import ScoreRecipe
 from twotower.pipeline.workspace import write_text
 
 
@@ -66,16 +65,9 @@ class Plan:
         return self.choice.point.stores
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """The recipe with the plan's depths and storage, and nothing else changed.
-
-        A ranker that learns from lists is trained anew by it, on lists as long as it will be served.
-        """
-        plain = recipe.plain()
-        for about, stage, name in zip(plain["cascade"], recipe.cascade, self.depths, strict=True):
-            about["k"] = self.depths[name]
-            if name in self.stores and isinstance(stage, ScoreRecipe):
-                plain["models"][stage.model]["config"]["store"] = self.stores[name]
-        return Recipe.parse(plain, where="the planned recipe")
+        """The recipe with the plan; nothing is trained anew for it, tables of other depths are built."""
+        plan = {"depths": dict(self.depths), "stores": dict(self.stores)}
+        return Recipe.parse(recipe.plain() | {"plan": plan}, where="the planned recipe")
 
     def save(self, directory: Path) -> Path:
         """Write ``plan.json`` into the directory of a run; returns where."""

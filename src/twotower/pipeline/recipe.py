@@ -9,7 +9,7 @@ from pydantic import Field as Option
 from pydantic import PositiveFloat, field_validator, model_validator
 
 from twotower.baselines.catalogue import check_options
-from twotower.config import Config, load_yaml
+from twotower.config import Config, load_yaml, nearest
 from twotower.data.positives import Positive
 from twotower.data.readers import DataConfig
 from twotower.data.splits import SplitConfig
@@ -20,6 +20,7 @@ from twotower.models.catalogue import model_class
 from twotower.pipeline.stages import (
     ORDER,
     BaselineName,
+    PlanRecipe,
     RetrieveRecipe,
     ScoreRecipe,
     SourceRecipe,
@@ -117,6 +118,9 @@ class Recipe(Config):
     budget_ms: PositiveFloat | None = Option(
         None, description="of a served request over all stages; a stage that would be later is left out"
     )
+    plan: PlanRecipe | None = Option(
+        None, description="depths and storage for serving; nothing is trained anew"
+    )
     baselines: tuple[BaselineRecipe, ...] = ()
     evaluate: EvaluateOption = EvaluateOption()
     seed: int = Option(0, ge=0, description="initialisation and batch order; never the split")
@@ -145,6 +149,7 @@ class Recipe(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"stages and sources need distinct names, these occur twice: {twice}; set name:")
+        self._check_plan()
         for name, model in self.models.items():
             in_cascade = [n for n, stage in enumerate(self.cascade) if name in stage.models]
             if model.objective.kind in ("lists", "full-stage") and in_cascade[:1] in ([], [0]):
@@ -194,6 +199,23 @@ class Recipe(Config):
         """Of the first stage, where it has several."""
         first = self.cascade[:1]
         return first[0].sources if first and isinstance(first[0], RetrieveRecipe) else ()
+
+    def _check_plan(self) -> None:
+        """A plan names stages of this cascade, and storage depths that their models offer."""
+        plan = self.plan or PlanRecipe()
+        stages = dict(zip(self.stage_names, self.cascade, strict=True))
+        for name in {*plan.depths, *plan.stores}:
+            if name not in stages:
+                raise ValueError(f"plan: no stage is called {name!r}{nearest(name, stages)}")
+        for name, store in plan.stores.items():
+            stage = stages[name]
+            known = (
+                model_class(self.models[stage.model].model)[0].stores
+                if isinstance(stage, ScoreRecipe)
+                else ()
+            )
+            if store not in known:
+                raise ValueError(f"plan: stage {name!r} cannot store {store!r}; it offers: {list(known)}")
 
     def teachers(self, name: str) -> tuple[str, ...]:
         """The models that must be trained before ``name`` to teach it, nearest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field as Option
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from twotower.baselines.catalogue import check_options
 from twotower.cascade.diversify import Diversity, Mmr
@@ -133,6 +133,15 @@ class RulesRecipe(StageForm):
 StageRecipe = Annotated[
     RetrieveRecipe | FilterRecipe | ScoreRecipe | DiversifyRecipe | RulesRecipe, Option(discriminator="stage")
 ]
+
+
+class PlanRecipe(Config):
+    """What the planner chose for serving (`twotower plan`). Models learn at the stages' own depths."""
+
+    depths: dict[str, PositiveInt] = Option({}, description="candidates handed on, by the stage's name")
+    stores: dict[str, str] = Option(
+        {}, description="what a stage keeps of every item, of the `store` depths of its model"
+    )
 
 
 def names_of(stages: tuple[StageForm, ...]) -> tuple[str, ...]:

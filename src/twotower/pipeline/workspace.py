@@ -3,7 +3,7 @@
 <run>/recipe.yaml            the resolved recipe
       data/                  prepared tables, features, golden rows
       models/<name>/         weights, config, training log and snapshots
-      tables/<name>/         item table of a ranking model
+      tables/<name>/         item table of a ranking model; <name>@<store>/ as a plan wants it
       index/<name>/          index of a retrieving model
       sources/<name>.safetensors   a fitted source of candidates that is no model
       results/               report, per-query values, run and qrels files
@@ -38,8 +38,9 @@ class Workspace:
     def model(self, name: str) -> Path:
         return self.directory / "models" / name
 
-    def table(self, name: str) -> Path:
-        return self.directory / "tables" / name
+    def table(self, name: str, store: str | None = None) -> Path:
+        """Of a model as it was trained, or at the storage depth of a plan."""
+        return self.directory / "tables" / (name if store is None else f"{name}@{store}")
 
     def index(self, name: str) -> Path:
         return self.directory / "index" / name
