@@ -31,8 +31,8 @@ import torch
 
 from benchmarks.machine import machine, write_result
 from twotower.errors import TwotowerError
-from twotower.pipeline.bundle import Bundle, build, rollback
-from twotower.pipeline.bundle_root import BundleRoot
+from twotower.pipeline.bundles.bundle import Bundle, build, rollback
+from twotower.pipeline.bundles.root import BundleRoot
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 

@@ -45,12 +45,12 @@ from twotower.evaluate.experiment import request_of
 from twotower.evaluate.latency import one_thread
 from twotower.metrics.significance import paired_bootstrap
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.plan import Survey
-from twotower.pipeline.plan_choice import Limits, Point, points_of
-from twotower.pipeline.plan_costs import CLOCKS
-from twotower.pipeline.plan_grid import depth_grid
-from twotower.pipeline.plan_quality import quality_by_depths
-from twotower.pipeline.planner import planned_cascade, survey_run
+from twotower.pipeline.planning.choice import Limits, Point, points_of
+from twotower.pipeline.planning.costs import CLOCKS
+from twotower.pipeline.planning.grid import depth_grid
+from twotower.pipeline.planning.plan import Survey
+from twotower.pipeline.planning.planner import planned_cascade, survey_run
+from twotower.pipeline.planning.quality import quality_by_depths
 from twotower.pipeline.recipe import Recipe
 
 DEMO = Path(__file__).parent.parent / "recipes" / "demo.yaml"

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "Batch": "twotower.types",
     "Budget": "twotower.cascade.deadline",
-    "Bundle": "twotower.pipeline.bundle",
+    "Bundle": "twotower.pipeline.bundles.bundle",
     "Candidates": "twotower.types",
     "Cascade": "twotower.cascade.cascade",
     "DCNv2": "twotower.models.dcn_v2",
@@ -24,7 +24,7 @@ _PLACES = {
     "Filter": "twotower.cascade.filter",
     "Fuse": "twotower.cascade.fuse",
     "ItemTable": "twotower.index.item_table",
-    "LiveBundle": "twotower.pipeline.live",
+    "LiveBundle": "twotower.pipeline.bundles.live",
     "Model": "twotower.models.base",
     "Pipeline": "twotower.pipeline.pipeline",
     "Ragged": "twotower.types",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twotower.pipeline.bundle import Bundle, build
+from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 

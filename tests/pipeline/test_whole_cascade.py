@@ -8,7 +8,7 @@ import torch
 from twotower.cascade.stage import Request
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
-from twotower.pipeline.bundle import Bundle, build
+from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 

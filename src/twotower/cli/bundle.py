@@ -43,7 +43,7 @@ def build(
     Example: twotower bundle build runs/demo bundles
     """
     with reported_errors():
-        from twotower.pipeline.bundle import build as build_bundle
+        from twotower.pipeline.bundles.bundle import build as build_bundle
         from twotower.pipeline.inspection import read_json
 
         chosen = None if plan is None else read_json(plan)
@@ -64,7 +64,7 @@ def verify(
     Example: twotower bundle verify bundles
     """
     with reported_errors():
-        from twotower.pipeline.bundle import Bundle
+        from twotower.pipeline.bundles.bundle import Bundle
 
         bundle = Bundle.load(path, fast=fast)
         found = {"version": bundle.version, **bundle.manifest.counts, **bundle.manifest.provenance}
@@ -82,7 +82,7 @@ def diff(
     Example: twotower bundle diff bundles/0001-b8074daf5cc1 bundles
     """
     with reported_errors():
-        from twotower.pipeline.bundle_diff import diff as diff_bundles
+        from twotower.pipeline.bundles.diff import diff as diff_bundles
 
         found = diff_bundles(old, new)
         show(found.plain() if as_json else found.text(), as_json)
@@ -95,7 +95,7 @@ def rollback(root: Root, as_json: Json = False) -> None:
     Example: twotower bundle rollback bundles
     """
     with reported_errors():
-        from twotower.pipeline.bundle import rollback as roll_back
+        from twotower.pipeline.bundles.bundle import rollback as roll_back
 
         bundle = roll_back(root)
         show({"version": bundle.version} if as_json else f"{bundle.version} is current", as_json)

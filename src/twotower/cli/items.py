@@ -42,7 +42,7 @@ def upsert(
     Example: twotower items upsert bundles new.jsonl --log items.sqlite
     """
     with reported_errors():
-        from twotower.pipeline.live import LiveBundle
+        from twotower.pipeline.bundles.live import LiveBundle
 
         rows = _rows(file)
         with LiveBundle.load(bundle, log) as live:
@@ -64,7 +64,7 @@ def delete(
     Example: twotower items delete bundles 50000003 50000006 --log items.sqlite
     """
     with reported_errors():
-        from twotower.pipeline.live import LiveBundle
+        from twotower.pipeline.bundles.live import LiveBundle
 
         with LiveBundle.load(bundle, log) as live:
             numbers = live.bundle.encoded.dataset.item_catalogue.all_ids().dtype.is_integer()

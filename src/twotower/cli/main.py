@@ -153,8 +153,8 @@ def recommend(
     """
     with reported_errors():
         from twotower.pipeline.answer import Answerer
-        from twotower.pipeline.bundle import Bundle, is_bundle
-        from twotower.pipeline.live import LiveBundle
+        from twotower.pipeline.bundles.bundle import Bundle, is_bundle
+        from twotower.pipeline.bundles.live import LiveBundle
 
         if items_log is not None:
             answerer = LiveBundle.load(directory, items_log).answerer()

@@ -87,9 +87,9 @@ def plan(
 
         if plot is not None:
             require("matplotlib", extra="bench")
-        from twotower.pipeline.plan_choice import Limits
-        from twotower.pipeline.plan_plot import draw_plan
-        from twotower.pipeline.planner import survey_run
+        from twotower.pipeline.planning.choice import Limits
+        from twotower.pipeline.planning.planner import survey_run
+        from twotower.pipeline.planning.plot import draw_plan
         from twotower.pipeline.workspace import Workspace
 
         limits = Limits.parse(

@@ -69,7 +69,7 @@ class Grades(Config):
 
 
 class LoggedFunnel(Config):
-    """Where answers were logged (`twotower.cascade.funnel_log.FunnelLog`), and which labels belong to them."""
+    """Where answers were logged (`twotower.cascade.funnel_log`), and which labels belong to them."""
 
     directory: str
     ranker: str = Option("rank", description="the stage whose scores teach, and whose list was ranked")

@@ -12,8 +12,8 @@ import polars as pl
 from twotower.data.features import Features
 from twotower.errors import StorageError
 from twotower.metrics.table import Cell, Column, Table
-from twotower.pipeline.bundle_manifest import BundleManifest, check, stored_digest
-from twotower.pipeline.bundle_root import find_version
+from twotower.pipeline.bundles.manifest import BundleManifest, check, stored_digest
+from twotower.pipeline.bundles.root import find_version
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 
 from twotower.data.golden import GoldenRows
 from twotower.errors import ConfigError, MismatchError, StorageError, TwotowerError
-from twotower.pipeline import bundle as bundle_module
 from twotower.pipeline.answer import Answerer
-from twotower.pipeline.bundle import Bundle, build, rollback
-from twotower.pipeline.bundle_manifest import MANIFEST, digest_path, seal
-from twotower.pipeline.bundle_root import BundleRoot
+from twotower.pipeline.bundles import bundle as bundle_module
+from twotower.pipeline.bundles.bundle import Bundle, build, rollback
+from twotower.pipeline.bundles.manifest import MANIFEST, digest_path, seal
+from twotower.pipeline.bundles.root import BundleRoot
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from twotower.cascade.stage import Request, Stage
 from twotower.errors import ConfigError
-from twotower.pipeline import plan_costs
-from twotower.pipeline.plan_costs import Costs, Line, measure_costs
+from twotower.pipeline.planning import costs as plan_costs
+from twotower.pipeline.planning.costs import Costs, Line, measure_costs
 from twotower.types import Batch, Candidates
 
 

@@ -19,12 +19,12 @@ from twotower.metrics.ranking import Measure
 from twotower.models.base import Model
 from twotower.pipeline.order import share_left_out
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.plan import Survey
-from twotower.pipeline.plan_choice import Point, points_of
-from twotower.pipeline.plan_costs import Clock, measure_costs
-from twotower.pipeline.plan_grid import depth_grid, levels_of
-from twotower.pipeline.plan_quality import quality_by_depths, steady_stages
-from twotower.pipeline.plan_storage import at_store, store_of, variants_of
+from twotower.pipeline.planning.choice import Point, points_of
+from twotower.pipeline.planning.costs import Clock, measure_costs
+from twotower.pipeline.planning.grid import depth_grid, levels_of
+from twotower.pipeline.planning.plan import Survey
+from twotower.pipeline.planning.quality import quality_by_depths, steady_stages
+from twotower.pipeline.planning.storage import at_store, store_of, variants_of
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.served import dealt
@@ -54,14 +54,14 @@ def survey_run(
     Parameters
     ----------
     depths
-        The depths to try of a stage, by its name, instead of `twotower.pipeline.plan_grid.depth_grid`'s own.
+        The depths to try of a stage, by its name, instead of those of `planning.grid.depth_grid`.
     queries
         ``fresh`` leaves out the validation queries that a ranker of the cascade learnt lists from: there it
         finds what it was taught, the better the deeper it is asked to look.
     at_most
         Queries drawn from those, where there are more.
     rounds, clock
-        How costs are measured, see `twotower.pipeline.plan_costs.measure_costs`.
+        How costs are measured, see `twotower.pipeline.planning.costs.measure_costs`.
 
     Raises
     ------

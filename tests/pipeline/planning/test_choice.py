@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.errors import ConfigError
-from twotower.pipeline.plan_choice import Limits, Point, choose, front_of, points_of
-from twotower.pipeline.plan_costs import Costs, Line
+from twotower.pipeline.planning.choice import Limits, Point, choose, front_of, points_of
+from twotower.pipeline.planning.costs import Costs, Line
 
 QUERIES = 400
 DEPTHS = (10, 20, 50, 100)

@@ -24,7 +24,7 @@ from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Request, Stage
 from twotower.errors import ConfigError
 from twotower.evaluate.latency import one_thread
-from twotower.pipeline.plan_storage import AS_IT_IS, Variants
+from twotower.pipeline.planning.storage import AS_IT_IS, Variants
 from twotower.types import Candidates
 
 Clock = Literal["wall", "cpu"]

@@ -10,7 +10,7 @@ from twotower.cascade.filter import Filter
 from twotower.cascade.rank import Rank
 from twotower.cascade.stage import Request, Stage
 from twotower.errors import ConfigError
-from twotower.pipeline.plan_grid import depth_grid, levels_of, steps_between
+from twotower.pipeline.planning.grid import depth_grid, levels_of, steps_between
 from twotower.types import Candidates
 
 

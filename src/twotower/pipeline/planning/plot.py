@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from twotower.data.atomic import replacing
 from twotower.optional import require
-from twotower.pipeline.plan import Plan
-from twotower.pipeline.plan_choice import Point
+from twotower.pipeline.planning.choice import Point
+from twotower.pipeline.planning.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from twotower.data.atomic import replacing
 from twotower.errors import ConfigError, StorageError
-from twotower.pipeline.bundle_manifest import DIGITS, MANIFEST, digest_path, sync_directory
+from twotower.pipeline.bundles.manifest import DIGITS, MANIFEST, digest_path, sync_directory
 
 CURRENT = "current"
 _DRAFT = ".draft-"

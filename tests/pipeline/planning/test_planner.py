@@ -13,12 +13,12 @@ import torch
 from twotower.cascade.rank import Rank
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
-from twotower.pipeline.bundle import Bundle, build
+from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.plan import Plan
-from twotower.pipeline.plan_choice import Limits
-from twotower.pipeline.plan_plot import draw_plan
-from twotower.pipeline.planner import planned_cascade, planning_task, share_taught, survey_run
+from twotower.pipeline.planning.choice import Limits
+from twotower.pipeline.planning.plan import Plan
+from twotower.pipeline.planning.planner import planned_cascade, planning_task, share_taught, survey_run
+from twotower.pipeline.planning.plot import draw_plan
 from twotower.pipeline.recipe import Recipe
 
 DEPTHS = {"retrieve": [10, 20, 30, 60]}

@@ -14,9 +14,9 @@ from torch import Tensor
 from twotower.config import Config
 from twotower.errors import ConfigError
 from twotower.metrics.significance import Interval, paired_bootstrap
-from twotower.pipeline.plan_costs import Costs
-from twotower.pipeline.plan_quality import Depths
-from twotower.pipeline.plan_storage import AS_IT_IS
+from twotower.pipeline.planning.costs import Costs
+from twotower.pipeline.planning.quality import Depths
+from twotower.pipeline.planning.storage import AS_IT_IS
 
 SAMPLES = 2000
 """Bootstrap samples behind an interval; a choice needs its ends only."""

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from twotower.errors import StorageError
-from twotower.pipeline.bundle import build
-from twotower.pipeline.bundle_diff import Growth, diff
+from twotower.pipeline.bundles.bundle import build
+from twotower.pipeline.bundles.diff import Growth, diff
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from torch import Tensor
 from twotower.config import dump_yaml
 from twotower.errors import ConfigError, StorageError
 from twotower.metrics.table import Cell, Column, Table
-from twotower.pipeline.plan_choice import Choice, Limits, Point, choose, front_of
-from twotower.pipeline.plan_costs import Costs
+from twotower.pipeline.planning.choice import Choice, Limits, Point, choose, front_of
+from twotower.pipeline.planning.costs import Costs
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.workspace import write_text
 
@@ -31,7 +31,7 @@ class Survey:
     notes: tuple[str, ...] = ()
 
     def plan(self, limits: Limits | None = None) -> Plan:
-        """Choose, as `twotower.pipeline.plan_choice.choose` does; for as many limits as one likes."""
+        """Choose, as `twotower.pipeline.planning.choice.choose` does; for as many limits as one likes."""
         limits = limits or Limits()
         return Plan(self, limits, choose(self.points, self.values, limits))
 

@@ -5,8 +5,8 @@ import fcntl
 import pytest
 
 from twotower.errors import ConfigError, StorageError
-from twotower.pipeline.bundle_manifest import MANIFEST
-from twotower.pipeline.bundle_root import BundleRoot, find_version
+from twotower.pipeline.bundles.manifest import MANIFEST
+from twotower.pipeline.bundles.root import BundleRoot, find_version
 
 
 def publish(place, digit):

@@ -7,7 +7,7 @@
           golden/                             requests and what every stage answered them
 
 It has the layout of a run, so what opens a run's cascade opens a bundle's. How versions lie beside each other
-is `twotower.pipeline.bundle_root`'s business.
+is `twotower.pipeline.bundles.root`'s business.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from twotower.index.manifest import files_of
 from twotower.models.base import Model
 from twotower.models.catalogue import model_class
 from twotower.pipeline.answer import Answerer
-from twotower.pipeline.bundle_manifest import MANIFEST, BundleManifest, check, seal, stored_digest
-from twotower.pipeline.bundle_root import CURRENT, BundleRoot, find_version
+from twotower.pipeline.bundles.golden_answers import GoldenAnswers
+from twotower.pipeline.bundles.manifest import MANIFEST, BundleManifest, check, seal, stored_digest
+from twotower.pipeline.bundles.root import CURRENT, BundleRoot, find_version
 from twotower.pipeline.encoded import Encoded
-from twotower.pipeline.golden_answers import GoldenAnswers
 from twotower.pipeline.inspection import read_json
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from twotower.errors import ConfigError, MismatchError
-from twotower.pipeline.bundle import Bundle, build
-from twotower.pipeline.live import LiveBundle
+from twotower.pipeline.bundles.bundle import Bundle, build
+from twotower.pipeline.bundles.live import LiveBundle
 
 
 @pytest.fixture(scope="module")

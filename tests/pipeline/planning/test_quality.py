@@ -23,8 +23,8 @@ from twotower.metrics.ranking import evaluate
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.plan_grid import depth_grid
-from twotower.pipeline.plan_quality import quality_by_depths, steady_stages
+from twotower.pipeline.planning.grid import depth_grid
+from twotower.pipeline.planning.quality import quality_by_depths, steady_stages
 
 GRID = {"retrieve": [8, 20, 60, 120], "prerank": [5, 8, 33, 120], "rank": [5, 20, 33]}
 

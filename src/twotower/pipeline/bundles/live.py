@@ -21,8 +21,8 @@ from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.pipeline.answer import Answerer
 from twotower.pipeline.assembly import Assembly
-from twotower.pipeline.bundle import Bundle
-from twotower.pipeline.bundle_manifest import stored_digest
+from twotower.pipeline.bundles.bundle import Bundle
+from twotower.pipeline.bundles.manifest import stored_digest
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.workspace import Workspace

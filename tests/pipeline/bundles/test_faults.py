@@ -11,7 +11,7 @@ def test_whatever_is_killed_the_root_serves_a_whole_version_and_is_cleaned(train
     """The program ends with an error at the first bundle that is unreadable or mixed, and it is not empty."""
     command = [sys.executable, "-m", "benchmarks.bundle_faults"]
     options = ["--kills", "10", "--seed", "1", "--run", str(trained.directory), "--quick"]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [*command, *options],
         cwd=root,

@@ -1,0 +1,1 @@
+"""Depths and storage of a cascade, chosen from measured costs and quality."""
