@@ -236,6 +236,9 @@ class Pipeline:
             latency = measure_latency(cascade, task, requests=option.requests_timed)
             baselines = self._baselines(task)
             notes.append(f"time: {option.requests_timed} single requests on one thread")
+            if cascade.degraded:
+                counts = ", ".join(f"{name} {count}" for name, count in cascade.degraded.items())
+                notes.append(f"out of time in some of them, and left out there: {counts}")
             notes.append(self._fitted_note())
             notes.append(f"intervals: paired bootstrap over queries, {option.samples:,} samples")
         ratings = self._ratings()
