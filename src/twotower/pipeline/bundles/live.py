@@ -140,13 +140,19 @@ class LiveBundle:
 
 
 class _LiveAssembly(Assembly):
-    """Stages over tables and indexes that change; these are loaded once, the stages as often as asked for."""
+    """Stages over tables and indexes that change; all but the stages themselves is loaded once."""
 
     def __init__(self, recipe: Recipe, space: Workspace, now: Callable[[], Encoded], then: Encoded) -> None:
         super().__init__(recipe, space, now)
         self._then = then
+        self._models: dict[str, Model] = {}
         self.tables: dict[str, tuple[EncodeItems, DeltaTable]] = {}
         self.indexes: dict[str, tuple[EncodeItems, DeltaIndex]] = {}
+
+    def model(self, name: str) -> Model:
+        if name not in self._models:
+            self._models[name] = super().model(name)
+        return self._models[name]
 
     def index(self, name: str, model: Model, verify: bool) -> DeltaIndex:
         if name not in self.indexes:
