@@ -48,7 +48,7 @@ def test_a_search_resumes_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[dict[str, float]] = []
 
     def run(study: object, model: str, number: int, data: str) -> None:
-        params = study.ask(SPACE).params  # type: ignore[attr-defined]
+        params = study.ask(SPACE).params
         asked.append(params)
         loss = params["embedding_weight_decay"]
         epochs = [{"epoch": 1, "log loss": loss}]
@@ -68,7 +68,7 @@ def test_a_search_resumes_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     best = searching.search("two-tower", trials=6)
     whole = list(asked)
     assert whole[: len(OPENING)] == list(OPENING)
-    assert best["log loss"] == min(f["log loss"] for f in files)  # type: ignore[type-var]
+    assert best["log loss"] == min(f["log loss"] for f in files)
     del files[4:]
     asked.clear()
     searching.search("two-tower", trials=6)

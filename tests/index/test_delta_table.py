@@ -73,7 +73,7 @@ def test_changes_while_compacting_survive(monkeypatch: pytest.MonkeyPatch) -> No
     index.upsert(torch.tensor([2, 3]), encode(torch.tensor([2, 3]), 1))
 
     def slowly(*args: object, **options: object) -> ItemTable:
-        built = build(*args, **options)  # type: ignore[arg-type]
+        built = build(*args, **options)
         index.upsert(torch.tensor([3, 10]), encode(torch.tensor([3, 10]), 2))
         return built
 

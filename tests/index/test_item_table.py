@@ -25,7 +25,7 @@ def encode(keys: Tensor) -> Rep:
 
 
 def build(**options: object) -> ItemTable:
-    return ItemTable.build(encode, 10, SPECS, "digest", **options)  # type: ignore[arg-type]
+    return ItemTable.build(encode, 10, SPECS, "digest", **options)
 
 
 def same(a: Rep, b: Rep) -> bool:
@@ -122,7 +122,7 @@ def test_a_mapped_table_survives_its_replacement(tmp_path: Path) -> None:
     ],
     ids=["name", "rows", "dtype"],
 )
-def test_an_encoder_that_breaks_its_word_is_refused(wrong) -> None:  # type: ignore[no-untyped-def]
+def test_an_encoder_that_breaks_its_word_is_refused(wrong) -> None:
     with pytest.raises(MismatchError, match="the specs declare"):
         ItemTable.build(wrong, 10, SPECS, "digest")
 

@@ -116,7 +116,7 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> N
     ],
     ids=["truncated", "flipped", "missing"],
 )
-def test_damage_is_noticed(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_damage_is_noticed(tmp_path: Path, damage, message: str) -> None:
     put(tmp_path, "hello")
     damage(next(tmp_path.glob("*.txt")))
     with pytest.raises(StorageError, match=message):

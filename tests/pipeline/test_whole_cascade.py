@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
 from twotower.cascade.stage import Request
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, StorageError
 from twotower.evaluate.experiment import request_of
 from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.pipeline import Pipeline
@@ -113,3 +115,11 @@ def test_an_unknown_item_field_is_named_with_the_nearest(whole_run, whole):
     plain["cascade"][4]["field"] = "categori"
     with pytest.raises(ConfigError, match="'categori'; did you mean 'category'"):
         Pipeline(Recipe.parse(plain), pipeline.space.directory).cascade()
+
+
+def test_a_damaged_source_is_named_with_the_remedy(whole_run, whole, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(whole_run.space.directory, directory)
+    (directory / "sources" / "popular.safetensors").write_bytes(b"nothing")
+    with pytest.raises(StorageError, match=r"popular.safetensors: no readable source .*train the run again"):
+        Pipeline(Recipe.parse(whole()), directory).cascade()

@@ -25,7 +25,7 @@ class Task:
     relevant: Ragged  # held-out positive item keys, not seen before
     already_seen: int  # held-out positives that left because they were seen
     without_relevant: int  # queries of the held-out part that have none left
-    time: Tensor | None = None  # (Q,) when each is asked, in the data's own unit; None where it knows no time
+    time: Tensor | None = None  # (Q,) seconds since 1970 when each is asked; None where no time is known
 
     def __len__(self) -> int:
         return len(self.query_keys)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from twotower.baselines.base import Baseline
@@ -23,6 +24,7 @@ from twotower.cascade.ruleset import RuleSet
 from twotower.cascade.sources import RetrieveSimilar
 from twotower.cascade.stage import Stage
 from twotower.config import nearest
+from twotower.data.atomic import replacing
 from twotower.errors import ConfigError, StorageError
 from twotower.index.build import BuiltIndex, IndexConfig, build_index, load_index
 from twotower.index.delta import DeltaIndex
@@ -89,9 +91,8 @@ class Assembly:
             baseline = make_baseline(source.baseline, source.options)[1]
             learn(baseline)
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(".draft")
-            save_file({name: t.contiguous() for name, t in baseline.state().items()}, draft)
-            draft.replace(path)
+            with replacing(path) as draft:
+                draft.write_bytes(save(baseline.state()))
             self.space.finish(step, own)
 
     def encode(self, model: Model) -> Callable[[Tensor], Rep]:
@@ -201,7 +202,7 @@ class Assembly:
         path = self.space.source(about.name)
         try:
             state = load_file(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise StorageError(f"{path}: no readable source ({error}); train the run again") from error
         baseline = make_baseline(about.baseline, about.options)[1]
         baseline.restore(self._rows_of_sources(), state)
