@@ -1,0 +1,235 @@
+"""BM25: which documents hold the query's words, rare words and short documents first.
+
+Robertson and Zaragoza 2009, "The probabilistic relevance framework: BM25 and beyond", equation 3.15, as
+Kamphuis et al. 2020 ("Which BM25 do you mean?") tell its variants apart:
+
+    score(q, d) = sum over the tokens t of q of  idf(t) * tf(t, d) / (tf(t, d) + norm(d))
+    norm(d) = k1 * (1 - b + b * |d| / mean length)
+
+    variant     idf(t), df of N documents hold it     and the sum is
+    lucene      ln(1 + (N - df + 0.5) / (df + 0.5))   as it is: always above 0
+    robertson   ln((N - df + 0.5) / (df + 0.5))       as it is; an idf below 0 is 0
+    atire       ln(N / df)                            times (k1 + 1)
+
+What a token adds to a document is known before any query is, so all of it is computed at fit time and a
+search is a sum of rows (Lù 2024, BM25S, arXiv 2407.03618).
+
+Code of our own, and why: a search has to leave out and allow by key, put ties in the order of keys, score
+documents it is handed, and keep itself as tensors in a bundle. bm25s does the same arithmetic but none of
+these (ties come as a partition leaves them); tantivy does, in a directory of its own format, from strings
+that it cuts into words by its own rules. Its gain is skipping over postings, which tells from millions of
+documents on: take it there, as a source of your own. Ours are checked against bm25s in `benchmarks/lexical`.
+
+Letters: Q queries, N documents, V token indices, P postings (a token in a document), L tokens, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from twotower.errors import ConfigError, DataError, MismatchError
+from twotower.scores.catalogue import top_k_of
+from twotower.types import NO_ITEM, PAD, UNKNOWN, Candidates, Ragged
+
+Variant = Literal["lucene", "robertson", "atire"]
+AT_ONCE = 1 << 22  # numbers held at once: 32 MB of float64
+
+
+class BM25:
+    """Scores documents by the tokens they share with a query; both are rows of token indices.
+
+    `PAD` is nothing. `UNKNOWN` counts in a document's length, as the word it was, and never matches. A token
+    that a query repeats counts as often. A document of score 0 is no candidate: by ``lucene`` exactly those
+    that share no token with the query.
+
+    >>> documents = torch.tensor([[2, 3, 3], [2, 4, 0], [4, 0, 0]])
+    >>> bm25 = BM25().fit(documents, size=5)
+    >>> bm25.search(torch.tensor([[3, 2]]), k=3).keys.tolist()
+    [[0, 1, -1]]
+
+    Parameters
+    ----------
+    k1
+        How soon a token's repetitions stop counting, at least 0; 1.2 as in Lucene.
+    b
+        How much long documents are marked down, 0 to 1; 0.75 as in Lucene.
+    """
+
+    def __init__(self, k1: float = 1.2, b: float = 0.75, variant: Variant = "lucene") -> None:
+        if not 0 <= k1 < float("inf") or not 0 <= b <= 1:
+            raise ConfigError(f"BM25 needs k1 of at least 0 and b from 0 to 1, found {k1} and {b}")
+        if variant not in ("lucene", "robertson", "atire"):
+            raise ConfigError(f"unknown variant {variant!r} of BM25; known: atire, lucene, robertson")
+        self.k1, self.b, self.variant = k1, b, variant
+        self.n_items = 0
+
+    def fit(self, documents: Tensor, size: int) -> Self:
+        """Learn from documents (N, L) int64, row = item key, of token indices below ``size``.
+
+        Raises
+        ------
+        DataError
+            A token index outside the vocabulary, or not a single known token in all documents.
+        """
+        tokens = documents.long()
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
+            raise DataError(
+                f"token indices {int(tokens.min())} to {int(tokens.max())} in a vocabulary of {size}"
+            )
+        N = len(tokens)
+        at = (tokens > UNKNOWN).nonzero()
+        if not len(at):
+            raise DataError(
+                f"not one of {N} documents holds a known token", remedy="check the field and its tokenizer"
+            )
+        # a posting's code is token * N + document: all of them in rising order, so that one can be looked up
+        codes = tokens[at[:, 0], at[:, 1]] * N + at[:, 0]
+        codes, tf = torch.unique(codes, return_counts=True)
+        token, document = codes // N, codes % N
+        df = torch.bincount(token, minlength=size)
+        length = (tokens != PAD).sum(1).double()
+        norm = self.k1 * (1 - self.b + self.b * length / length.mean())
+        weights = self._idf(df.double(), N)[token] * tf / (tf + norm[document])
+        starts = torch.cat([df.new_zeros(1), df.cumsum(0)])
+        self.n_items, self._starts, self._codes, self._weights = N, starts, codes, weights.float()
+        return self
+
+    def search(
+        self, query: Tensor, k: int, exclude: Ragged | None = None, allow: Tensor | None = None
+    ) -> Candidates:
+        """The k best documents of each query (Q, L) of token indices, (Q, k), ties by rising key.
+
+        ``exclude`` holds keys per query that must not come back; ``allow`` says what may, by key, (N,) or
+        (Q, N) bool; keys beyond it may not. Empty slots fill the row where fewer share a token.
+        """
+        self._check_fitted()
+        if exclude is not None and len(exclude) != len(query):
+            raise ConfigError(f"exclude has {len(exclude)} rows for {len(query)} queries")
+        if allow is not None and (allow.dtype != torch.bool or allow.shape[:-1] not in ((), query.shape[:1])):
+            raise ConfigError(
+                f"allow must be a bool mask (N,) or (Q, N) by item key, found {allow.dtype} "
+                f"{tuple(allow.shape)} for {len(query)} queries"
+            )
+        step, found = max(1, AT_ONCE // self.n_items), []
+        for start in range(0, max(1, len(query)), step):
+            rows = torch.arange(start, min(start + step, len(query)))
+            scores = self._scores(query[rows])
+            scores.masked_fill_(scores <= 0, -torch.inf)
+            if allow is not None:
+                shown = allow if allow.dim() == 1 else allow[rows]
+                shown = functional.pad(shown, (0, self.n_items - shown.shape[-1]))
+                scores.masked_fill_(~shown, -torch.inf)
+
+            def columns(first: int, last: int, scores: Tensor = scores) -> Tensor:
+                return scores[:, first:last]
+
+            gone = None if exclude is None else self._known(exclude.take(rows))
+            found.append(top_k_of(columns, len(rows), self.n_items, k, exclude=gone, fresh=True))
+        return Candidates(torch.cat([c.keys for c in found]), torch.cat([c.scores for c in found]))
+
+    def scores_of(self, query: Tensor, keys: Tensor) -> Tensor:
+        """Scores (Q, K) float32 of given documents for queries (Q, L): those that `search` gives, to the bit.
+
+        0 for `NO_ITEM` and for documents that were not there at fit time.
+        """
+        self._check_fitted()
+        (Q, K), N = keys.shape, self.n_items
+        tokens = query.long().sort(dim=1).values
+        out = torch.zeros(Q, K)
+        step = max(1, AT_ONCE // max(1, K * tokens.shape[1]))
+        for start in range(0, Q, step):
+            t, d = tokens[start : start + step, None, :], keys[start : start + step, :, None]
+            wanted = t * N + d  # (q, K, L): the codes of postings, which are in rising order
+            real = self._matches(t) & (d >= 0) & (d < N)
+            at = torch.searchsorted(self._codes, wanted).clamp(max=len(self._codes) - 1)
+            pair, token = ((self._codes[at] == wanted) & real).flatten(0, 1).nonzero().unbind(1)
+            weight = self._weights[at.flatten(0, 1)[pair, token]].double()
+            sums = torch.bincount(pair, weight, minlength=len(d) * K)  # in the order of rising tokens
+            out[start : start + step] = sums.view(len(d), K).float()
+        return out
+
+    def state(self) -> dict[str, Tensor]:
+        """What was learned, as contiguous tensors for a file to keep; without the options."""
+        self._check_fitted()
+        documents = (self._codes % self.n_items).int()
+        return {"starts": self._starts, "documents": documents, "weights": self._weights}
+
+    def restore(self, n_items: int, size: int, state: Mapping[str, Tensor]) -> Self:
+        """Take up the `state` of one with the same options: its scores, bit for bit.
+
+        Raises
+        ------
+        MismatchError
+            The state is of another number of documents or tokens, or makes no sense.
+        """
+        kinds = {"starts": torch.int64, "documents": torch.int32, "weights": torch.float32}
+        found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+        if {name: (len(shape), dtype) for name, (shape, dtype) in found.items()} != {
+            name: (1, dtype) for name, dtype in kinds.items()
+        }:
+            raise MismatchError(f"BM25 is kept as {kinds} of one axis, found {found}; fit it again")
+        starts, documents = state["starts"], state["documents"]
+        if (
+            len(starts) != size + 1
+            or starts[0] != 0
+            or starts[-1] != len(documents)
+            or len(documents) != len(state["weights"])
+            or not len(documents)
+            or bool((starts.diff() < 0).any())
+            or int(documents.min()) < 0
+            or int(documents.max()) >= n_items
+        ):
+            raise MismatchError(
+                f"BM25 was kept of another collection, or damaged: expected {n_items} documents and {size} "
+                f"tokens, found {found}; fit it again"
+            )
+        token = torch.repeat_interleave(torch.arange(size), starts.diff())
+        self.n_items, self._starts, self._weights = n_items, starts, state["weights"]
+        self._codes = token * n_items + documents
+        return self
+
+    @property
+    def bytes_per_item(self) -> float:
+        kept = (self._starts, self._codes, self._weights)
+        return sum(tensor.nbytes for tensor in kept) / self.n_items
+
+    def _idf(self, df: Tensor, n: int) -> Tensor:
+        match self.variant:
+            case "lucene":
+                return torch.log1p((n - df + 0.5) / (df + 0.5))
+            case "robertson":
+                return ((n - df + 0.5) / (df + 0.5)).log().clamp(min=0)
+            case "atire":
+                return (n / df).log() * (self.k1 + 1)  # infinite where no posting reads it
+
+    def _scores(self, query: Tensor) -> Tensor:
+        """(Q, N) float32 scores of every document."""
+        tokens = query.long().sort(dim=1).values  # one order of summing, however the query is worded
+        row, place = self._matches(tokens).nonzero().unbind(1)
+        token, N = tokens[row, place], self.n_items
+        first, lengths = self._starts[token], self._starts[token + 1] - self._starts[token]
+        ends = lengths.cumsum(0)
+        at = torch.repeat_interleave(first - ends + lengths, lengths)
+        at += torch.arange(len(at))  # the postings of each token, one after the other
+        cell = self._codes[at] + torch.repeat_interleave((row - token) * N, lengths)
+        sums = torch.bincount(cell, self._weights[at].double(), minlength=len(query) * N)
+        return sums.view(len(query), N).float()
+
+    def _matches(self, tokens: Tensor) -> Tensor:
+        """Which tokens can be in a document at all."""
+        return (tokens > UNKNOWN) & (tokens < len(self._starts) - 1)
+
+    def _known(self, lists: Ragged) -> Ragged:
+        """The keys that are documents here."""
+        known = (lists.values > NO_ITEM) & (lists.values < self.n_items)
+        kept = torch.bincount(lists.row_of_value()[known], minlength=len(lists))
+        return Ragged(lists.values[known], torch.cat([kept.new_zeros(1), kept.cumsum(0)]))
+
+    def _check_fitted(self) -> None:
+        if self.n_items == 0:
+            raise ConfigError("BM25 has read no documents yet: call fit first")
