@@ -27,11 +27,11 @@ from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
-from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.learning import LabelledEvents, train_model
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.so_far import SoFar
 from twotower.pipeline.stages import ScoreRecipe
 from twotower.pipeline.warm import Earlier
 from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
@@ -123,9 +123,19 @@ class Pipeline:
     # -- train -----------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, Model]:
-        """Train the models in the order the cascade needs them; build their tables, indexes and sources."""
+        """Train the models in the order the cascade needs them; build their tables, indexes and sources.
+
+        After each model the cascade so far is measured on validation queries, see `SoFar`.
+        """
         self.assembly.fit_sources(self._prepare_mark(), self._learn_from_training)
-        return {name: self._train_one(name) for name in training_order(self.recipe)}
+        so_far = SoFar(
+            self.recipe, self.space, self._prepared, self.assembly.stage, self._train_mark, self.say
+        )
+        models = {}
+        for name in training_order(self.recipe):
+            models[name] = self._train_one(name)
+            so_far.after(name)
+        return models
 
     def _train_one(self, name: str) -> Model:
         step, directory = f"train {name}", self.space.model(name)
@@ -201,9 +211,9 @@ class Pipeline:
 
     @cached_property
     def assembly(self) -> Assembly:
-        return Assembly(self.recipe, self.space, self._read)
+        return Assembly(self.recipe, self.space, self._prepared)
 
-    def _read(self) -> Encoded:
+    def _prepared(self) -> Prepared:
         return self.prepared
 
     def _teacher(self, name: str) -> Rank | None:

@@ -90,6 +90,11 @@ class EvaluateOption(Config):
     )
     requests_timed: int = Option(200, ge=1, description="single requests behind p50 and p99")
     samples: int = Option(10_000, ge=100, description="bootstrap samples behind each interval")
+    after_each_step: int = Option(
+        2000,
+        ge=0,
+        description="validation queries the cascade is measured on after each model; 0: none",
+    )
 
     @field_validator("measures")
     @classmethod

@@ -17,9 +17,10 @@ from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.planning.choice import Limits
 from twotower.pipeline.planning.plan import Plan
-from twotower.pipeline.planning.planner import planned_cascade, planning_task, share_taught, survey_run
+from twotower.pipeline.planning.planner import planned_cascade, survey_run
 from twotower.pipeline.planning.plot import draw_plan
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.untaught import share_taught, validation_task
 
 DEPTHS = {"retrieve": [10, 20, 30, 60]}
 
@@ -100,12 +101,12 @@ def test_queries_that_taught_a_ranker_are_left_out(trained) -> None:
     prepared = Pipeline.open(trained.directory).prepared
     assert share_taught(prepared.recipe) == 0.5
     everyone = prepared.task("valid")
-    fresh, notes = planning_task(prepared, "fresh", 10_000, seed=0)
+    fresh, notes = validation_task(prepared, "fresh", 10_000, seed=0)
     assert 0 < len(fresh) < len(everyone)
     assert notes[0].startswith(f"{len(everyone) - len(fresh)} validation queries")
-    assert len(planning_task(prepared, "all", 10_000, seed=0)[0]) == len(everyone)
-    few, _ = planning_task(prepared, "all", 7, seed=0)
-    assert few.query_keys.equal(planning_task(prepared, "all", 7, seed=0)[0].query_keys)
+    assert len(validation_task(prepared, "all", 10_000, seed=0)[0]) == len(everyone)
+    few, _ = validation_task(prepared, "all", 7, seed=0)
+    assert few.query_keys.equal(validation_task(prepared, "all", 7, seed=0)[0].query_keys)
     assert len(few) == 7
 
 

@@ -7,17 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.rank import Rank
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
-from twotower.evaluate.task import Task
 from twotower.index.item_table import Encode
 from twotower.metrics.ranking import Measure
 from twotower.models.base import Model
-from twotower.pipeline.order import share_left_out
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.planning.choice import Point, points_of
 from twotower.pipeline.planning.costs import Clock, measure_costs
@@ -26,13 +22,9 @@ from twotower.pipeline.planning.plan import Survey
 from twotower.pipeline.planning.quality import quality_by_depths, steady_stages
 from twotower.pipeline.planning.storage import at_store, store_of, variants_of
 from twotower.pipeline.prepared import Prepared
-from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.served import dealt
-from twotower.train.lists import ListsConfig
+from twotower.pipeline.untaught import validation_task
 
 Say = Callable[[str], None]
-ENOUGH = 200
-"""Queries below which a plan is mostly luck, and says so."""
 
 
 def survey_run(
@@ -72,7 +64,7 @@ def survey_run(
     cascade, prepared = pipeline.cascade(), pipeline.prepared
     if cascade is None:
         raise ConfigError(f"{directory}: the recipe has no cascade to plan")
-    task, notes = planning_task(prepared, queries, at_most, seed)
+    task, notes = validation_task(prepared, queries, at_most, seed)
     grid = depth_grid(cascade, prepared.n_items, depths)
     steady = steady_stages(cascade)
     again = ", ".join(stage.name for stage in cascade.stages[steady:])
@@ -123,37 +115,6 @@ def planned_cascade(
     for name, k in depths.items():
         stages[name].k = k
     return Cascade(*stages.values(), budget=cascade.budget)
-
-
-def planning_task(
-    prepared: Prepared, queries: Literal["fresh", "all"], at_most: int, seed: int
-) -> tuple[Task, list[str]]:
-    """The validation queries to plan by, and what is to be known of them."""
-    recipe, task, notes = prepared.recipe, prepared.task("valid"), list[str]()
-    taught = share_taught(recipe)
-    if taught and queries == "fresh":
-        everyone = len(task)
-        _, task = dealt(prepared, task, taught)
-        notes.append(f"{everyone - len(task):,} validation queries taught a ranker and are left out")
-    elif taught:
-        notes.append(f"{taught:.0%} of the queries taught a ranker: depths look better than they are")
-    if len(task) > at_most:
-        drawn = torch.randperm(len(task), generator=torch.Generator().manual_seed(seed))
-        task = task.take(drawn[:at_most].sort().values)
-    if len(task) < ENOUGH:
-        notes.append(f"only {len(task)} queries: differences between plans are mostly luck")
-    return task, notes
-
-
-def share_taught(recipe: Recipe) -> float:
-    """The share of validation queries that any model of the cascade learnt lists from."""
-    taught = 0.0
-    for name in {model for stage in recipe.cascade for model in stage.models}:
-        objective = recipe.models[name].objective
-        if isinstance(objective, ListsConfig):
-            left_out = share_left_out(recipe, name)
-            taught = max(taught, left_out + (1 - left_out) * objective.share)
-    return taught
 
 
 def encoder(prepared: Prepared) -> Callable[[Model], Encode]:
