@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from twotower.cascade.fusion import Fusion, Merged, ReciprocalRank
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.config import nearest
 from twotower.errors import ConfigError
 from twotower.types import Batch, Candidates
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A source that can also score items which it did not find itself."""
+
+    def scores_of(self, request: Request, keys: Tensor) -> Tensor:
+        """Its scores (Q, K) of any items, keys (Q, K); 0 in empty slots."""
+        ...
 
 
 class Fuse(Stage):
@@ -21,8 +32,8 @@ class Fuse(Stage):
     returns no more than the sources hold between them: fewer than k where they overlap or run short.
 
     Beside its own score and rank it hands on, for every source, ``<source>_score``, ``<source>_rank`` (from
-    0) and ``from_<source>`` (1, or 0 where the source did not return the item: then the score is 0 and the
-    rank the source's k). What a source hands on beyond these is dropped.
+    0) and ``from_<source>`` (1, or 0 where the source did not return the item: then the rank is the source's
+    k, and the score what a `Scorer` says of it, else 0). What a source hands on beyond these is dropped.
 
     Parameters
     ----------
@@ -65,8 +76,11 @@ class Fuse(Stage):
         pair = Batch()
         for number, (source, one, depth) in enumerate(zip(self.sources, found, depths, strict=True)):
             rank = torch.arange(float(one.keys.shape[1])).expand(one.keys.shape)
+            if isinstance(source, Scorer):
+                pair[f"{source.name}_score"] = source.scores_of(request, united.keys)
+            else:
+                pair[f"{source.name}_score"] = merged.spread(number, one.scores, 0.0).gather(1, column)
             for field, values, missing in (
-                (f"{source.name}_score", one.scores, 0.0),
                 (f"{source.name}_rank", rank, float(depth)),
                 (f"from_{source.name}", torch.ones_like(rank), 0.0),
             ):
