@@ -62,16 +62,29 @@ Rep = Batch
 class RepSpec:
     """One tensor of a `Rep`: trailing shape and dtype, so tables and planners know its bytes.
 
+    A *ragged* tensor has (n, *shape) numbers of an item, with an n of its own: the tokens of a text. In a
+    `Rep` it is padded with zeros, (C, L, *shape) or (Q, K, L, *shape), and beside it stands how many rows of
+    it are real, `length`, (C,) or (Q, K) int64.
+
     >>> RepSpec("vector", (64,), "float32").bytes_per_item
     256
+    >>> RepSpec("tokens", (64,), ragged=True).length
+    'tokens_length'
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    ragged: bool = False
+
+    @property
+    def length(self) -> str:
+        """Name of the tensor that holds the lengths of a ragged one."""
+        return f"{self.name}_length"
 
     @property
     def bytes_per_item(self) -> int:
+        """Bytes of one item; of one of its n rows, where it is ragged."""
         size: int = getattr(torch, self.dtype).itemsize
         for n in self.shape:
             size *= n

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from twotower.index.item_table import ItemTable, Storage, as_stored
 from twotower.index.keyed_rows import KeyedRows
+from twotower.index.ragged_rows import resized
 from twotower.types import NO_ITEM, Rep
 
 
@@ -26,9 +27,18 @@ class _State:
         newer = position >= 0
         if not newer.any():
             return self.base.take(keys)
-        rep = self.base.take(keys.masked_fill(newer, NO_ITEM))
-        for name, tensor in self.base.as_declared(self.fresh.rep.take(position[newer])).items():
-            rep[name][newer] = tensor
+        old = self.base.take(keys.masked_fill(newer, NO_ITEM))
+        new = self.base.as_declared(self.fresh.rep.take(position[newer]))
+        rep = Rep()
+        for spec in self.base.specs:
+            rep[spec.name] = old[spec.name]
+            if spec.ragged:
+                old[spec.length][newer] = new[spec.length]
+                rep[spec.length] = old[spec.length]
+                width = int(rep[spec.length].max())
+                rep[spec.name] = resized(rep[spec.name], width, axis=keys.dim())
+                new[spec.name] = resized(new[spec.name], width)
+            rep[spec.name][newer] = new[spec.name]
         return rep
 
     @property
@@ -119,8 +129,9 @@ class DeltaTable:
         return len(self._state.fresh)
 
     @property
-    def bytes_per_item(self) -> int:
-        return sum(spec.bytes_per_item for spec in self.kept)
+    def bytes_per_item(self) -> float:
+        """Bytes of one item as the base stores it."""
+        return self._state.base.bytes_per_item
 
     def take(self, keys: Tensor) -> Rep:
         """The newest rows by key, (Q, K) -> tensors (Q, K, ...), as `ItemTable.take`."""
@@ -135,4 +146,10 @@ class DeltaTable:
 
 
 def _nothing(base: ItemTable) -> KeyedRows:
-    return KeyedRows(torch.empty(0, dtype=torch.int64), base.stored.slice(0, 0))
+    rep = Rep()
+    for spec in base.kept:
+        shape = (0, 0) if spec.ragged else (0,)
+        rep[spec.name] = torch.empty(*shape, *spec.shape, dtype=getattr(torch, spec.dtype))
+        if spec.ragged:
+            rep[spec.length] = torch.empty(0, dtype=torch.int64)
+    return KeyedRows(torch.empty(0, dtype=torch.int64), rep)

@@ -18,6 +18,7 @@ from twotower.index.delta import DeltaIndex
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_log import Entry, ItemLog
 from twotower.index.keyed_rows import KeyedRows
+from twotower.index.ragged_rows import joined
 from twotower.types import NO_ITEM, Rep
 
 EncodeItems = Callable[[pl.DataFrame], Rep]
@@ -190,7 +191,7 @@ class ItemStore:
             return []
         with torch.no_grad():
             parts = [[encode(part) for part in frame.iter_slices(ROWS_AT_ONCE)] for encode, _ in targets]
-        return [Rep((n, torch.cat([rep[n] for rep in of_one])) for n in of_one[0]) for of_one in parts]
+        return [joined(of_one) for of_one in parts]
 
     def _prepared(self, keys: Tensor, reps: Sequence[Rep]) -> list[KeyedRows]:
         """The same with keys, checked: after this nothing may fail but the log."""

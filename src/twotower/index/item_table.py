@@ -5,7 +5,7 @@ Row i of every tensor belongs to the item with key i. Shape letters as in `twoto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,22 +13,26 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from twotower.errors import MismatchError, StorageError
-from twotower.index.manifest import open_artefact, publish, write_tensor
-from twotower.types import NO_ITEM, Rep, RepSpec
+from twotower.errors import ConfigError, MismatchError, StorageError
+from twotower.index.manifest import Artefact, open_artefact, publish, write_tensor
+from twotower.index.ragged_rows import inside, packed, padded
+from twotower.types import NO_ITEM, Ragged, Rep, RepSpec
 
 Storage = Literal["float32", "bfloat16", "float16"]
 Encode = Callable[[Tensor], Rep]
 """Keys (C,) int64 to the representation (C, ...) of these items: ``model.encode_item`` of their features."""
 
 KIND = "item table"
+CHUNK, RAGGED_CHUNK = 8192, 2048
+"""Items encoded at once; fewer where each has many rows."""
 
 
 class ItemTable:
     """The `Rep` of a whole catalogue, and the digest of what produced it.
 
     Floating tensors may be *stored* in fewer bits than the model declares; what `take` and `slice` return has
-    the declared dtype again.
+    the declared dtype again. Ragged ones are stored without padding, and come back padded to the longest of
+    those asked for, their lengths beside them.
 
     >>> specs = [RepSpec("vector", (2,))]
     >>> table = ItemTable.build(lambda keys: Rep(vector=keys[:, None] * torch.ones(2)), 4, specs, "digest")
@@ -36,8 +40,15 @@ class ItemTable:
     ([[[3.0, 3.0], [0.0, 0.0]]], 8)
     """
 
-    def __init__(self, stored: Rep, specs: Sequence[RepSpec], produced_by: str) -> None:
+    def __init__(
+        self,
+        stored: Rep,
+        specs: Sequence[RepSpec],
+        produced_by: str,
+        ragged: Mapping[str, Ragged] | None = None,
+    ) -> None:
         self.stored = stored
+        self.ragged = dict(ragged or {})
         self.specs = tuple(specs)
         self.produced_by = produced_by
 
@@ -49,11 +60,11 @@ class ItemTable:
         specs: Sequence[RepSpec],
         produced_by: str,
         *,
-        chunk: int = 8192,
+        chunk: int | None = None,
         storage: Storage | None = None,
         directory: str | Path | None = None,
     ) -> Self:
-        """Encode items 0 .. rows-1, ``chunk`` at a time.
+        """Encode items 0 .. rows-1, ``chunk`` at a time, by default `CHUNK`, or `RAGGED_CHUNK`.
 
         With a ``directory`` each chunk goes straight to disk and the published table comes back mapped, so
         memory never holds more than a chunk.
@@ -62,21 +73,18 @@ class ItemTable:
         ------
         MismatchError
             ``encode`` returns other names, shapes or dtypes than ``specs`` declares.
+        ConfigError
+            Two of ``specs``, or the lengths of a ragged one, have the same name.
         """
+        _check(specs)
         kept = tuple(_kept(spec, storage) for spec in specs)
+        chunk = chunk or (RAGGED_CHUNK if any(spec.ragged for spec in specs) else CHUNK)
         chunks = _encode_chunks(encode, rows, specs, kept, chunk)
         if directory is None:
-            stored = Rep((s.name, torch.empty(rows, *s.shape, dtype=_dtype(s.dtype))) for s in kept)
-            for start, rep in chunks:
-                for name, tensor in rep.items():
-                    stored[name][start : start + len(tensor)] = tensor
-            return cls(stored, specs, produced_by)
+            stored, ragged = _gathered(chunks, rows, kept)
+            return cls(stored, specs, produced_by, ragged)
         with publish(directory, kind=KIND, produced_by=produced_by, about=_about(rows, specs, kept)) as draft:
-            for spec in kept:
-                (draft / f"{spec.name}.bin").touch()
-            for _, rep in chunks:
-                for name, tensor in rep.items():
-                    write_tensor(draft / f"{name}.bin", tensor)
+            _streamed(chunks, kept, draft)
         return cls.load(directory, expect=produced_by, verify=False)
 
     def save(self, directory: str | Path) -> None:
@@ -85,6 +93,9 @@ class ItemTable:
         with publish(directory, kind=KIND, produced_by=self.produced_by, about=about) as draft:
             for name, tensor in self.stored.items():
                 write_tensor(draft / f"{name}.bin", tensor)
+            for name, rows in self.ragged.items():
+                write_tensor(draft / f"{name}.bin", rows.values)
+                write_tensor(draft / f"{name}_offsets.bin", rows.offsets)
 
     @classmethod
     def load(cls, directory: str | Path, expect: str | None = None, *, verify: bool = True) -> Self:
@@ -93,27 +104,35 @@ class ItemTable:
         try:
             rows = int(artefact.about["rows"])
             specs, kept = (
-                [RepSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in artefact.about[which]]
+                [
+                    RepSpec(s["name"], tuple(s["shape"]), s["dtype"], s.get("ragged", False))
+                    for s in artefact.about[which]
+                ]
                 for which in ("specs", "kept")
             )
         except (KeyError, TypeError) as error:
             raise StorageError(f"{directory}: the manifest does not describe a table: {error!r}") from None
-        stored = Rep((s.name, artefact.tensor(f"{s.name}.bin", (rows, *s.shape), s.dtype)) for s in kept)
-        return cls(stored, specs, artefact.produced_by)
+        stored = Rep(
+            (s.name, artefact.tensor(f"{s.name}.bin", (rows, *s.shape), s.dtype))
+            for s in kept
+            if not s.ragged
+        )
+        ragged = {s.name: read_ragged(artefact, s.name, rows, s.shape, s.dtype) for s in kept if s.ragged}
+        return cls(stored, specs, artefact.produced_by, ragged)
 
     @property
     def rows(self) -> int:
-        return self.stored.rows
+        return next((len(rows) for rows in self.ragged.values()), self.stored.rows)
 
     @property
     def kept(self) -> tuple[RepSpec, ...]:
         """The specs with the dtypes that are really stored."""
-        return tuple(replace(s, dtype=_name(self.stored[s.name].dtype)) for s in self.specs)
+        return tuple(replace(s, dtype=_name(self._values(s).dtype)) for s in self.specs)
 
     @property
-    def bytes_per_item(self) -> int:
-        """Bytes of one item in this table, as stored."""
-        return sum(spec.bytes_per_item for spec in self.kept)
+    def bytes_per_item(self) -> float:
+        """Bytes of one item in this table, as stored; of a ragged tensor the mean, its offset included."""
+        return sum(self._bytes_per_item(spec) for spec in self.kept)
 
     def take(self, keys: Tensor) -> Rep:
         """Rows by key, (Q, K) -> tensors (Q, K, ...); `NO_ITEM` gives zeros, which the caller masks."""
@@ -121,25 +140,59 @@ class ItemTable:
             raise IndexError(
                 f"keys {int(keys.min())} to {int(keys.max())} asked of a table of {self.rows} items"
             )
+        return self._in_order(self._fixed(keys), keys)
+
+    def slice(self, start: int, stop: int) -> Rep:
+        """Rows start .. stop-1, (C, ...)."""
+        keys = torch.arange(self.rows)[start:stop] if self.ragged else None
+        return self._in_order(self.as_declared(self.stored.slice(start, stop)), keys)
+
+    def as_declared(self, rep: Rep) -> Rep:
+        """Stored rows in the dtypes the model declares."""
+        return Rep((name, t.to(self._declared.get(name, t.dtype))) for name, t in rep.items())
+
+    def _fixed(self, keys: Tensor) -> Rep:
+        """The tensors that are not ragged."""
         empty = keys == NO_ITEM
         if not empty.any():
             return self.as_declared(self.stored.take(keys))
-        rep = Rep((s.name, torch.zeros(*keys.shape, *s.shape, dtype=_dtype(s.dtype))) for s in self.specs)
+        rep = Rep(
+            (s.name, torch.zeros(*keys.shape, *s.shape, dtype=_dtype(s.dtype)))
+            for s in self.specs
+            if not s.ragged
+        )
         for name, tensor in self.as_declared(self.stored.take(keys[~empty])).items():
             rep[name][~empty] = tensor
         return rep
 
-    def slice(self, start: int, stop: int) -> Rep:
-        """Rows start .. stop-1, (C, ...)."""
-        return self.as_declared(self.stored.slice(start, stop))
+    def _in_order(self, fixed: Rep, keys: Tensor | None) -> Rep:
+        """``fixed`` and the ragged tensors of ``keys``, in the order of the specs."""
+        rep = Rep()
+        for spec in self.specs:
+            if spec.ragged:
+                assert keys is not None
+                dtype = _dtype(spec.dtype)
+                rep[spec.name], rep[spec.length] = padded(self.ragged[spec.name], keys, dtype)
+            else:
+                rep[spec.name] = fixed[spec.name]
+        return rep
 
-    def as_declared(self, rep: Rep) -> Rep:
-        """Stored rows in the dtypes the model declares."""
-        return Rep((s.name, rep[s.name].to(_dtype(s.dtype))) for s in self.specs)
+    @property
+    def _declared(self) -> dict[str, torch.dtype]:
+        return {spec.name: _dtype(spec.dtype) for spec in self.specs}
+
+    def _values(self, spec: RepSpec) -> Tensor:
+        return self.ragged[spec.name].values if spec.ragged else self.stored[spec.name]
+
+    def _bytes_per_item(self, kept: RepSpec) -> float:
+        if not kept.ragged:
+            return kept.bytes_per_item
+        rows = self.ragged[kept.name]
+        return rows.offsets.itemsize + kept.bytes_per_item * len(rows.values) / max(1, len(rows))
 
     def __repr__(self) -> str:
-        kept = ", ".join(f"{s.name} {s.shape} {s.dtype}" for s in self.kept)
-        return f"ItemTable({self.rows:,} items of {self.bytes_per_item} bytes: {kept})"
+        kept = ", ".join(f"{s.name} {'n x ' * s.ragged}{s.shape} {s.dtype}" for s in self.kept)
+        return f"ItemTable({self.rows:,} items of {self.bytes_per_item:.0f} bytes: {kept})"
 
 
 def _encode_chunks(
@@ -152,19 +205,93 @@ def _encode_chunks(
             yield start, as_stored(encode(keys), keys, specs, kept)
 
 
+def _gathered(
+    chunks: Iterable[tuple[int, Rep]], rows: int, kept: Sequence[RepSpec]
+) -> tuple[Rep, dict[str, Ragged]]:
+    """All chunks in memory: tensors with one row per item, and ragged ones."""
+    stored = Rep((s.name, torch.empty(rows, *s.shape, dtype=_dtype(s.dtype))) for s in kept if not s.ragged)
+    values = {s.name: [torch.empty(0, *s.shape, dtype=_dtype(s.dtype))] for s in kept if s.ragged}
+    lengths = {s.name: [torch.zeros(1, dtype=torch.int64)] for s in kept if s.ragged}
+    for start, rep in chunks:
+        for spec in kept:
+            if spec.ragged:
+                values[spec.name].append(packed(rep[spec.name], rep[spec.length]).values)
+                lengths[spec.name].append(rep[spec.length])
+            else:
+                stored[spec.name][start : start + len(rep[spec.name])] = rep[spec.name]
+    return stored, {n: Ragged(torch.cat(values.pop(n)), torch.cat(lengths[n]).cumsum(0)) for n in lengths}
+
+
+def _streamed(chunks: Iterable[tuple[int, Rep]], kept: Sequence[RepSpec], draft: Path) -> None:
+    """One chunk after the other to the files that `ItemTable.load` maps."""
+    ends = {spec.name: torch.zeros(1, dtype=torch.int64) for spec in kept if spec.ragged}
+    for spec in kept:
+        (draft / f"{spec.name}.bin").touch()
+    for name, end in ends.items():
+        write_tensor(draft / f"{name}_offsets.bin", end)
+    for _, rep in chunks:
+        for spec in kept:
+            if spec.ragged:
+                rows = packed(rep[spec.name], rep[spec.length])
+                offsets = rows.offsets[1:] + ends[spec.name]
+                write_tensor(draft / f"{spec.name}.bin", rows.values)
+                write_tensor(draft / f"{spec.name}_offsets.bin", offsets)
+                ends[spec.name] = offsets[-1:]
+            else:
+                write_tensor(draft / f"{spec.name}.bin", rep[spec.name])
+
+
+def read_ragged(artefact: Artefact, name: str, rows: int, shape: tuple[int, ...], dtype: str) -> Ragged:
+    """The ragged tensor in files ``name.bin`` and ``name_offsets.bin``, both mapped."""
+    offsets = artefact.tensor(f"{name}_offsets.bin", (rows + 1,), "int64")
+    values = artefact.tensor(f"{name}.bin", (int(offsets[-1]), *shape), dtype)
+    return Ragged(values, offsets)
+
+
 def as_stored(rep: Rep, keys: Tensor, specs: Sequence[RepSpec], kept: Sequence[RepSpec]) -> Rep:
-    """What a table keeps of the representation of ``keys``; a `MismatchError` if it is not as declared."""
+    """What a table keeps of the representation of ``keys``, ragged tensors with zeros behind their ends.
+
+    Raises
+    ------
+    MismatchError
+        It is not as declared.
+    """
     found = {name: (tuple(t.shape), _name(t.dtype)) for name, t in rep.items()}
-    wanted = {s.name: ((len(keys), *s.shape), s.dtype) for s in specs}
+    wanted = {}
+    for spec in specs:
+        width = rep[spec.name].shape[1:2] if spec.ragged and spec.name in rep else ()
+        wanted[spec.name] = ((len(keys), *width, *spec.shape), spec.dtype)
+        if spec.ragged:
+            wanted[spec.length] = ((len(keys),), "int64")
     if found != wanted:
         raise MismatchError(
             f"encode returned {found} for items {keys[:1].tolist()}.., the specs declare {wanted}"
         )
-    return Rep((s.name, rep[s.name].detach().to("cpu", _dtype(s.dtype))) for s in kept)
+    out = Rep()
+    for spec in kept:
+        tensor = rep[spec.name].detach().to("cpu", _dtype(spec.dtype))
+        if spec.ragged:
+            length = rep[spec.length].to("cpu")
+            if ((length < 0) | (length > tensor.shape[1])).any():
+                raise MismatchError(
+                    f"{spec.length} is {int(length.min())} to {int(length.max())} "
+                    f"for rows {tensor.shape[1]} wide"
+                )
+            real = inside(length, tensor.shape[1])
+            tensor = tensor.masked_fill(~real.reshape(*real.shape, *[1] * len(spec.shape)), 0)
+            out[spec.length] = length
+        out[spec.name] = tensor
+    return out
 
 
 def _about(rows: int, specs: Sequence[RepSpec], kept: Sequence[RepSpec]) -> dict[str, Any]:
     return {"rows": rows, "specs": [asdict(s) for s in specs], "kept": [asdict(s) for s in kept]}
+
+
+def _check(specs: Sequence[RepSpec]) -> None:
+    names = [name for s in specs for name in ([s.name, s.length] if s.ragged else [s.name])]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"the specs of a table use a name twice: {names}")
 
 
 def _kept(spec: RepSpec, storage: Storage | None) -> RepSpec:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError
+from twotower.index.ragged_rows import alike, joined
 from twotower.types import Rep
 
 
@@ -30,7 +31,7 @@ class KeyedRows:
 
     Every change gives new rows and leaves the old ones as they were, so whoever holds some has a consistent
     state for as long as needed, without a lock. A change copies all n rows: made for a delta of thousands
-    beside a base of millions.
+    beside a base of millions. Ragged tensors stand padded, as wide as the widest.
 
     >>> rows = KeyedRows.of(torch.tensor([9, 4]), Rep(year=torch.tensor([1990, 1985])))
     >>> more = rows.updated(KeyedRows.of(torch.tensor([9, 5]), Rep(year=torch.tensor([1991, 2000]))))
@@ -72,8 +73,7 @@ class KeyedRows:
         """With the ``newer`` rows added, or in the place of those of the same key."""
         kept = self._where(newer.positions(self.keys) < 0)
         keys, order = torch.cat([kept.keys, newer.keys]).sort()
-        rep = Rep((name, torch.cat([t, newer.rep[name]])[order]) for name, t in kept.rep.items())
-        return KeyedRows(keys, rep)
+        return KeyedRows(keys, joined([kept.rep, newer.rep]).take(order))
 
     def without(self, keys: Tensor) -> KeyedRows:
         """Without the rows of some keys; keys that are not here are no error."""
@@ -86,7 +86,8 @@ class KeyedRows:
         both = (position >= 0).nonzero()[:, 0]
         same = torch.ones(len(both), dtype=torch.bool)
         for name, tensor in self.rep.items():
-            equal = tensor[both] == older.rep[name][position[both]]
+            now, then = alike([tensor[both], older.rep[name][position[both]]])
+            equal = now == then
             same &= equal[:, None].flatten(1).all(1)
         changed = torch.ones(len(self), dtype=torch.bool)
         changed[both[same]] = False
