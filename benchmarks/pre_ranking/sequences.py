@@ -1,10 +1,11 @@
 """Next item over the catalogue, MovieLens 1M leave-last-out: a causal tower with dot product and with MoL.
 
-Both share the tower: the mixture starts from the trained two-tower's weights, and so does a two-tower that is
-trained on for as long, so that the comparison is between similarities and not between trainings. One cell is
-a JSON file with the figures and a Parquet file with those of each query, for paired intervals. Beside them
-lies, per query, whether all of the user's times are exact: in our copy of the data a quarter of the events of
-every second user have estimated times, and so no order.
+``two-tower-elapsed`` is the same tower that is also told when things happened: how long each event was the
+last one, up to the moment of the request. The mixture starts from the trained two-tower's weights, and so
+does a two-tower that is trained on for as long, so that their comparison is between similarities and not
+between trainings. One cell is a JSON file with the figures and a Parquet file with those of each query, for
+paired intervals. Beside them lies, per query, whether all of the user's times are exact: in our copy of the
+data a quarter of the events of every second user have estimated times, and so no order.
 
     python -m benchmarks.pre_ranking.sequences --data <ml-1m> [--seeds 1 2 3]
 """
@@ -41,7 +42,7 @@ MEASURES = ["nDCG@10", "R@10", "R@100"]
 FURTHER = {"epochs": 10, "learning_rate": 1e-3, "warmup_steps": 50}
 """What the mixture gets beyond the tower's own training, and the two-tower trained on as well. The mixture's
 heads start at random: three epochs at half the rate left it at nDCG@10 .11 in validation."""
-SYSTEMS = ("two-tower", "two-tower-further", "mol-further")
+SYSTEMS = ("two-tower", "two-tower-elapsed", "two-tower-further", "mol-further")
 BASELINES: dict[str, dict[str, Any]] = {"popularity": {}, "item-knn": {}, "ease": {"l2": 300}}
 """Nothing that knows the order of a history: what the users with estimated times are worth without it."""
 NEGATIVES = 128  # as RAILS: each costs the mixture what fifteen cost the inner product
@@ -51,7 +52,9 @@ def recipe_of(system: str, seed: int) -> Recipe:
     """The retriever of the committed recipe, or one that starts from it."""
     plain = Recipe.load(RECIPE).plain()
     retriever = plain["models"]["retriever"]
-    if system != "two-tower":
+    if system == "two-tower-elapsed":
+        plain["history"]["elapsed"] = retriever["config"]["history"]["elapsed"] = True
+    elif system != "two-tower":
         retriever["train"] |= FURTHER
         retriever["objective"] = {"kind": "sampled", "negatives": NEGATIVES}
     if system == "mol-further":
@@ -86,7 +89,7 @@ def run_cell(made: Prepared, system: str, seed: int, weights: Path) -> None:
         return
     recipe = recipe_of(system, seed)
     prepared = Prepared(recipe, made.dataset, made.split, made.features)
-    start = None if system == "two-tower" else start_from(load_model(weights / f"two-tower-{seed}"))
+    start = None if not system.endswith("further") else start_from(load_model(weights / f"two-tower-{seed}"))
     epochs: list[dict[str, float]] = []
 
     def listen(event: Event) -> None:

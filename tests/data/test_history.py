@@ -1,7 +1,10 @@
+import itertools
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twotower.data.elapsed import elapsed_index
 from twotower.data.history import History, HistoryColumn
 from twotower.data.interactions import Interactions
 from twotower.types import Batch
@@ -86,3 +89,23 @@ def test_column_speaks_vocabulary_indices_and_pads_with_zero():
     query = past.join(Batch(age=torch.tensor([4, 5])), torch.tensor([0, 2]), torch.tensor([1, 0]))
     assert query["clicked"].tolist() == [[11, 0, 0], [0, 0, 0]]
     assert past.column(torch.tensor([1, 0])).tolist() == [[1, 0, 0], [11, 10, 0]]
+
+
+@given(rows=events_strategy, max_length=st.integers(0, 6), strict=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_elapsed_times_reach_to_the_next_event_and_last_to_the_request(rows, max_length, strict):
+    rows = [(query, item, 100 * time) for query, item, time in rows]
+    events = interactions(rows)
+    history = History.of(events, N_QUERIES)
+    column = HistoryColumn("past", history, torch.arange(N_ITEMS) + 2, max_length, elapsed=True)
+    positions = history.position_of(events, strict_time=strict)
+    found = column.join(Batch(), events.query_keys, positions, events.times)["past_elapsed"]
+    unasked = column.join(Batch(), events.query_keys, positions)["past_elapsed"]
+    for row, (query, _, now) in enumerate(rows):
+        order = sorted((time, r) for r, (q, _, time) in enumerate(rows) if q == query)
+        times = [time for time, r in order if (time, r) < (now, -1 if strict else row)] + [now]
+        gaps = [int(elapsed_index(torch.tensor(float(b - a)))) for a, b in itertools.pairwise(times)]
+        gaps = gaps[max(len(gaps) - max_length, 0) :]
+        padding = [0] * (max_length - len(gaps))
+        assert found[row].tolist() == gaps + padding
+        assert unasked[row].tolist() == [*gaps[:-1], *[1] * bool(gaps), *padding]

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twotower.data.elapsed import elapsed_index
 from twotower.data.history import History, HistoryColumn
 from twotower.data.interactions import Interactions
 from twotower.data.sequences import SequenceBatches
@@ -158,3 +159,13 @@ def test_a_horizon_of_one_is_the_next_event():
     events = Interactions(torch.zeros(6, dtype=torch.int64), items, times=items, rows=items)
     past = HistoryColumn("history", History.of(events, 1), torch.arange(6) + 2, max_length=20)
     assert next(SequenceBatches(past, Batch(), batch_size=1).epoch(0)).items.tolist() == [[1, 2, 3, 4, 5]]
+
+
+def test_each_place_tells_how_long_until_its_target():
+    times = torch.tensor([0, 0, 5, 100, 7, 9])
+    events = Interactions(torch.tensor([0, 0, 0, 0, 1, 1]), torch.arange(6), times, torch.arange(6))
+    column = HistoryColumn("seen", History.of(events, 2), torch.arange(6) + SHIFT, 3, elapsed=True)
+    batch = next(SequenceBatches(column, Batch(), batch_size=2, shuffle=False).epoch(0))
+    assert batch.items.tolist() == [[1, 2, 3], [5, -1, -1]]
+    until_target = [elapsed_index(torch.tensor(seconds)).tolist() for seconds in ([0.0, 5.0, 95.0], [2.0])]
+    assert batch.query["seen_elapsed"].tolist() == [until_target[0], [*until_target[1], 0, 0]]

@@ -195,7 +195,7 @@ def event_examples(
     """Events with their queries gathered and their histories cut at ``positions``."""
     query = queries.take(events.query_keys).join(events.context)
     if past is not None:
-        query = past.join(query, events.query_keys, positions)
+        query = past.join(query, events.query_keys, positions, events.times)
     return Examples(query, events.item_keys, events.query_keys, events.labels, events.weights)
 
 

@@ -56,7 +56,8 @@ class StageSampling(Config):
 class FullStage:
     """R requests with all their candidates.
 
-    ``positions`` cut the history column at each request; None shows the whole of it.
+    ``positions`` cut the history column at each request; None shows the whole of it. ``times`` are when each
+    was asked, for histories that tell how long ago an event was.
     """
 
     query_keys: Tensor  # (R,) int64
@@ -65,6 +66,7 @@ class FullStage:
     gains: Tensor  # (R, K) float32: what the exposed ones brought, 0 for all others
     teacher: Tensor  # (R, K) float32: a ranker's scores, NaN where it gave none
     positions: Tensor | None = None  # (R,) int64
+    times: Tensor | None = None  # (R,) in the unit of the events' times
 
     def __post_init__(self) -> None:
         shape = (len(self.query_keys), self.items.shape[1])
@@ -87,7 +89,12 @@ class FullStage:
 
     @classmethod
     def of_log(
-        cls, log: pl.DataFrame, queries: Catalogue, items: Catalogue, positions: Tensor | None = None
+        cls,
+        log: pl.DataFrame,
+        queries: Catalogue,
+        items: Catalogue,
+        positions: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> FullStage:
         """Requests of a logged funnel, in the order of their first rows.
 
@@ -137,6 +144,7 @@ class FullStage:
             rows(gain),
             rows(teacher).masked_fill(roles < 0, torch.nan),
             positions,
+            times,
         )
 
 
@@ -228,7 +236,8 @@ class FullStageBatches:
         query = self._queries.take(keys).join(self._context.take(at))
         if self._past is not None:
             positions = None if samples.positions is None else samples.positions[at]
-            query = self._past.join(query, keys, positions)
+            times = None if samples.times is None else samples.times[at]
+            query = self._past.join(query, keys, positions, times)
         pair = Batch(role=drawn_roles[:, used], teacher_score=teacher[:, used])
         return Examples(query, drawn[:, used], keys, gains[:, used], pair=pair)
 

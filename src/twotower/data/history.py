@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from twotower.data.elapsed import elapsed_index, elapsed_name
 from twotower.data.interactions import Interactions
-from twotower.types import NO_ITEM, PAD, Batch, Ragged
+from twotower.types import NO_ITEM, PAD, UNKNOWN, Batch, Ragged
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,7 @@ class History:
         Rows stand left and are padded with ``fill``. No positions mean the whole history; a query key of -1
         has none.
         """
-        start, stop = self._range(query_keys)
-        if positions is not None:
-            stop = torch.minimum(stop, start + positions)
+        start, stop = self.bounds(query_keys, positions)
         lengths = (stop - start).clamp(max=max_length)
         return self.window(stop - lengths, lengths, max_length, fill=fill)
 
@@ -124,6 +123,11 @@ class History:
         out[late] = end.unfold(0, width, 1)[starts[late] - edge]
         return out.masked_fill_(torch.arange(width) >= lengths[:, None], fill)
 
+    def bounds(self, query_keys: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B,) first and (B,) one past the last of the first ``positions`` events of each query."""
+        start, stop = self._range(query_keys)
+        return start, stop if positions is None else torch.minimum(stop, start + positions)
+
     def _range(self, query_keys: Tensor) -> tuple[Tensor, Tensor]:
         key = query_keys.clamp(min=0)
         start = self.offsets.index_select(0, key)
@@ -132,25 +136,58 @@ class History:
 
 @dataclass(frozen=True)
 class HistoryColumn:
-    """The encoded column of a query's earlier items: one code path for training, evaluation and serving."""
+    """The encoded column of a query's earlier items: one code path for training, evaluation and serving.
+
+    With ``elapsed`` a second column says how long each event was the last one known, see `elapsed_index`:
+    until the query's next event, and for the last one until the request.
+    """
 
     name: str
     history: History
     item_index: Tensor  # (n_items,) int64: vocabulary index of each item key
     max_length: int
+    elapsed: bool = False
 
     @cached_property
     def _encoded(self) -> History:
         return replace(self.history, items=self.item_index[self.history.items])
 
+    @cached_property
+    def _elapsed(self) -> History:
+        """In the items' place: the index of the time until the same query's next event."""
+        h = self.history
+        until = elapsed_index(h.times.diff(append=h.times[-1:]).double())
+        until[h.offsets[1:][h.lengths > 0] - 1] = UNKNOWN
+        return replace(h, items=until)
+
     def column(self, query_keys: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, max_length) vocabulary indices, oldest first, padded on the right; see `History.before`."""
         return self._encoded.before(query_keys, positions, self.max_length, fill=PAD)
 
-    def window(self, starts: Tensor, lengths: Tensor, width: int) -> Tensor:
-        """(B, width) vocabulary indices of stretches of the event list; see `History.window`."""
-        return self._encoded.window(starts, lengths, width, fill=PAD)
+    def window(self, starts: Tensor, lengths: Tensor, width: int) -> Batch:
+        """The columns of stretches of the event list, (B, width) each; see `History.window`."""
+        columns = Batch({self.name: self._encoded.window(starts, lengths, width, fill=PAD)})
+        if self.elapsed:
+            columns[elapsed_name(self.name)] = self._elapsed.window(starts, lengths, width, fill=PAD)
+        return columns
 
-    def join(self, query: Batch, query_keys: Tensor, positions: Tensor | None = None) -> Batch:
-        """The encoded queries with this column beside the others."""
-        return query.join(Batch({self.name: self.column(query_keys, positions)}))
+    def join(
+        self, query: Batch, query_keys: Tensor, positions: Tensor | None = None, times: Tensor | None = None
+    ) -> Batch:
+        """The encoded queries with this column beside the others; ``times`` (B,) is when each is asked."""
+        columns = Batch({self.name: self.column(query_keys, positions)})
+        if self.elapsed:
+            columns[elapsed_name(self.name)] = self._until(query_keys, positions, times)
+        return query.join(columns)
+
+    def _until(self, query_keys: Tensor, positions: Tensor | None, times: Tensor | None) -> Tensor:
+        """(B, max_length) as `elapsed_index`; the last event's until the request, unknown without it."""
+        until = self._elapsed.before(query_keys, positions, self.max_length, fill=PAD)
+        if until.shape[1] == 0 or not len(self.history):
+            return until
+        start, stop = self.history.bounds(query_keys, positions)
+        last = torch.full_like(stop, UNKNOWN)
+        if times is not None:
+            last = elapsed_index(times.double() - self.history.times[(stop - 1).clamp(min=0)].double())
+        place = ((stop - start).clamp(max=self.max_length) - 1).clamp(min=0)[:, None]
+        return until.scatter(1, place, torch.where(stop > start, last, PAD)[:, None])

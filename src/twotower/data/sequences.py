@@ -113,7 +113,7 @@ class SequenceBatches:
     def _batch(self, at: Tensor, generator: torch.Generator) -> Examples:
         keys, starts, lengths = self._keys[at], self._starts[at], self._lengths[at]
         width = int(lengths.max())
-        history = Batch({self._past.name: self._past.window(starts, lengths, width)})
+        history = self._past.window(starts, lengths, width)
         if self._horizon == 1:
             targets = self._past.history.window(starts + 1, lengths, width)
         else:

@@ -15,11 +15,12 @@ from torch import Tensor
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Request
 from twotower.cascade.trace import Trace
+from twotower.data.elapsed import elapsed_name
 from twotower.errors import ConfigError
 from twotower.metrics.table import Column, Table
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.pipeline import Pipeline
-from twotower.types import Batch, Ragged
+from twotower.types import PAD, UNKNOWN, Batch, Ragged
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Answerer:
         own = self.events.filter(pl.col(schema.query) == prepared.dataset.query_catalogue.ids(key)[0])
         seen = prepared.history(own, prepared.recipe.evaluate.seen).seen().take(keys)
         history = prepared.history(own, "positive").lists().take(keys)
-        return Request(prepared.request_columns(keys, own), history, seen), f"{schema.query} {user}"
+        query = prepared.request_columns(keys, own, times=torch.tensor([time.time()], dtype=torch.float64))
+        return Request(query, history, seen), f"{schema.query} {user}"
 
     def _unseen(self, features: Mapping[str, Any], history: Sequence[str | int]) -> tuple[Request, str]:
         prepared = self.prepared
@@ -147,5 +149,7 @@ class Answerer:
             column = torch.zeros(1, past.max_length, dtype=torch.int64)
             column[0, : len(recent)] = recent
             query = Batch({**query, past.name: column})
+            if past.elapsed:  # of a history given as items, no times are known
+                query[elapsed_name(past.name)] = torch.where(column == PAD, PAD, UNKNOWN)
         own = Ragged(keys, torch.tensor([0, len(keys)]))
         return Request(query, own, own), "unseen query"

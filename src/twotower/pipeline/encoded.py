@@ -125,8 +125,11 @@ class Encoded:
                     f"known: {[n for n, t in events.schema.items() if t == pl.Boolean]}"
                 )
             events = events.filter(pl.col(option.only))
+        if option.elapsed and self.dataset.schema.time is None:
+            raise ConfigError("history.elapsed: the data declares no time field")
         index = self.features.item_index_of_keys(self.dataset.items)
-        return HistoryColumn(option.name, self.history(events, option.events), index, option.max_length)
+        history = self.history(events, option.events)
+        return HistoryColumn(option.name, history, index, option.max_length, option.elapsed)
 
     def history(self, events: pl.DataFrame, which: Literal["positive", "all", "events"]) -> History:
         kept = self.positives(events) if which == "positive" else self.interactions(events)
@@ -142,18 +145,27 @@ class Encoded:
         return missing.take(torch.zeros(rows, dtype=torch.int64))
 
     def request_columns(
-        self, keys: Tensor, before: pl.DataFrame, targets: Interactions | None = None
+        self,
+        keys: Tensor,
+        before: pl.DataFrame,
+        targets: Interactions | None = None,
+        times: Tensor | None = None,
     ) -> Batch:
         """What models are shown of known queries: their columns, missing context, and their history.
 
-        With a strict-time history, events at the time of a query's first target are no history of it.
+        They are asked at ``times`` (Q,), or when their first target happened. With a strict-time history,
+        events at that target's time are no history of it.
         """
         query = self.known_columns(keys)
         past = self.past(before)
         if past is None:
             return query
-        if targets is None or not self.strict_time:
-            return past.join(query, keys)
-        positions = torch.full((past.history.n_queries,), torch.iinfo(torch.int64).max)
-        own = past.history.position_of(targets, strict_time=True)
-        return past.join(query, keys, positions.scatter_reduce(0, targets.query_keys, own, "amin")[keys])
+        positions = None
+        if targets is not None:
+            first = torch.full((past.history.n_queries,), torch.inf, dtype=torch.float64)
+            times = first.scatter_reduce(0, targets.query_keys, targets.times.double(), "amin")[keys]
+        if targets is not None and self.strict_time:
+            positions = torch.full((past.history.n_queries,), torch.iinfo(torch.int64).max)
+            own = past.history.position_of(targets, strict_time=True)
+            positions = positions.scatter_reduce(0, targets.query_keys, own, "amin")[keys]
+        return past.join(query, keys, positions, times)

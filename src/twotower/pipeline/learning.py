@@ -12,6 +12,7 @@ from torch import Tensor
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
 from twotower.data.batches import EventBatches, Examples, ListBatches
+from twotower.data.elapsed import elapsed_name
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.task import Task
@@ -132,7 +133,8 @@ def _source(
     if past is None:
         raise ConfigError(f"model {name!r}: batches: sequences needs a model with a history")
     queries = prepared.request_columns(torch.arange(len(prepared.dataset.queries)), train)
-    queries = Batch((n, t) for n, t in queries.items() if n != past.name)
+    made = (past.name, elapsed_name(past.name))  # by the batches themselves
+    queries = Batch((n, t) for n, t in queries.items() if n not in made)
     source = SequenceBatches(
         past, queries, batch_size=size, windows="all", horizon=about.horizon, seed=recipe.seed
     )

@@ -46,6 +46,9 @@ class HistoryOption(Config):
     strict_time: bool = Option(
         False, description="leave out what happened at the target's own time, whatever the row order says"
     )
+    elapsed: bool = Option(
+        False, description="also how long each event was the last one; a model's history must ask for it too"
+    )
 
 
 class ModelRecipe(Config):

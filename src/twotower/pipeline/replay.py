@@ -77,6 +77,7 @@ def replay(
         torch.cat([gain, more_gain], 1),
         torch.cat([scores.masked_fill(~served.mask, torch.nan), torch.full_like(more_gain, torch.nan)], 1),
         positions,
+        moments.times,
     )
 
 
@@ -113,6 +114,7 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
         prepared.dataset.query_catalogue,
         prepared.dataset.item_catalogue,
         positions,
+        times,
     )
     return samples if teacher is None else samples.taught_by(_scores(teacher, request, samples.items))
 
@@ -191,7 +193,7 @@ def _request(prepared: Prepared, moments: Interactions) -> tuple[Request, Tensor
     past = prepared.past(train)
     if past is not None:
         positions = past.history.position_of(moments, strict_time=prepared.strict_time)
-        query = past.join(query, keys, positions)
+        query = past.join(query, keys, positions, moments.times)
     history = prepared.history(train, "positive")
     seen = prepared.history(train, prepared.recipe.evaluate.seen)
     return Request(query, _before(history, moments), _before(seen, moments)), positions
