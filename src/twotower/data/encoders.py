@@ -37,10 +37,10 @@ class Encoder(ABC):
         return 1
 
     def plain(self) -> dict[str, Any]:
-        """Data that JSON can hold; a vocabulary stands as its digest."""
+        """Data that JSON can hold; a vocabulary, or a tokenizer, stands as its digest."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in values.items():
-            if isinstance(value, Vocabulary):
+            if hasattr(value, "digest"):
                 values[name] = value.digest()
         return {"encoder": type(self).__name__, **values}
 

@@ -24,9 +24,11 @@ from twotower.data.encoders import (
     grow_encoder,
 )
 from twotower.data.spec import Column, FeatureSpec, Side, digest
+from twotower.data.text.encoders import TEXT_ENCODERS, Pieces, Words, fit_texts
+from twotower.data.text.tokenizer import Tokenizer
 from twotower.data.vocabulary import Vocabulary
 from twotower.errors import ConfigError, DataError, MismatchError, StorageError
-from twotower.schema import Field, Schema
+from twotower.schema import SIDES, Field, Schema
 from twotower.types import Batch
 
 __all__ = ["Column", "FeatureSpec", "Features"]
@@ -59,8 +61,9 @@ class Features:
         """Learn vocabularies, means and widths from the training events and the entities in them.
 
         Vocabularies count training events (an item of 50 events counts 50 times towards ``min_count``);
-        statistics of numbers see every training entity once. ``use`` names the fields to encode; by
-        default all of query, item and context except texts.
+        statistics of numbers see every training entity once. Words are counted in the texts of the training
+        queries and of all items, which are no labels. ``use`` names the fields to encode; by default all of
+        query, item and context except texts without a tokenizer.
 
         Raises
         ------
@@ -74,8 +77,11 @@ class Features:
         chosen = _chosen(dataset.schema, use)
         encoders: dict[str, Encoder] = {}
         notes: list[str] = []
+        for tokenizer in dict.fromkeys(f.tokenizer for f in chosen if f.kind == "text"):
+            texts = [f for f in chosen if f.tokenizer == tokenizer]
+            encoders |= fit_texts(texts, {f.name: _texts(dataset, train, f) for f in texts})
         for field in chosen:
-            if field.kind != "sequence":
+            if field.kind not in ("sequence", "text"):
                 encoders[field.name] = fit_encoder(field, *_training_values(dataset, train, field))
             if field.kind == "bag":
                 width = encoders[field.name].width
@@ -85,13 +91,13 @@ class Features:
         return cls(dataset.schema, {f.name: encoders[f.name] for f in chosen}, tuple(notes))
 
     def grow(self, dataset: Dataset, train: pl.DataFrame) -> Features:
-        """These features with vocabularies grown by new training events; all else stays.
+        """These features with vocabularies grown by new training events; all else, texts too, stays.
 
         For a warm start: old values keep their rows, and `rows_in` says where the others begin.
         """
         encoders = dict(self._encoders)
         for name, encoder in encoders.items():
-            if self.spec[name].kind != "sequence":
+            if self.spec[name].kind not in ("sequence", "text"):
                 field = self.schema[name]
                 encoders[name] = grow_encoder(encoder, field, *_training_values(dataset, train, field))
         for column in self.spec.columns:
@@ -121,11 +127,11 @@ class Features:
         return rows
 
     def vocabulary(self, name: str) -> Vocabulary:
-        """The vocabulary of an id, category, bag or sequence column."""
-        match self._encoders.get(name):
-            case OneOf(vocabulary) | SomeOf(vocabulary, _):
-                return vocabulary
-        known = [c.name for c in self.spec.columns if isinstance(self._encoders[c.name], OneOf | SomeOf)]
+        """The vocabulary of an id, category, bag or sequence column, or of a text in words or stems."""
+        encoder = self._encoders.get(name)
+        if isinstance(encoder, OneOf | SomeOf | Words):
+            return encoder.vocabulary
+        known = [n for n, each in self._encoders.items() if isinstance(each, OneOf | SomeOf | Words)]
         raise ConfigError(f"no column {name!r} with a vocabulary{nearest(name, known)}")
 
     def encode_queries(self, table: pl.DataFrame) -> Batch:
@@ -144,7 +150,9 @@ class Features:
         """(1, ...) tensors of the query and context columns of one request, given as plain data.
 
         What is not given is missing. A sequence may be given as values of its ``of`` field, oldest first
-        (the most recent ``width`` are kept); if it is not, it is left to the history store.
+        (the most recent ``width`` are kept); if it is not, it is left to the history store. A text that is
+        read ``of`` another is given under the other's name; halves of characters in it (lone surrogates)
+        are replaced by U+FFFD.
 
         Raises
         ------
@@ -153,18 +161,21 @@ class Features:
         DataError
             A value of the wrong type.
         """
-        known = [field.name for field in self.schema.fields if field.role in ("query", "context")]
+        known = [f.name for f in self.schema.fields if f.role in ("query", "context") and not _derived(f)]
         for name in values:
             if name not in known:
                 raise ConfigError(f"request: unknown field {name!r}{nearest(name, known)}")
         batch = Batch()
         for column in (*self.spec.side("query"), *self.spec.side("context")):
-            value = values.get(column.name)
+            source = self.schema[column.name].source
+            value = values.get(source)
+            if column.kind == "text" and isinstance(value, str):
+                value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if column.kind == "sequence":
                 if value is None:
                     continue
                 value = list(value)[-column.width :]
-            batch[column.name] = self._encoders[column.name].encode(_one_row(column.name, value))
+            batch[column.name] = self._encoders[column.name].encode(_one_row(source, value))
         return batch
 
     def item_index_of_keys(self, items: pl.DataFrame, column: str | None = None) -> Tensor:
@@ -183,13 +194,16 @@ class Features:
         return digest(self._content())
 
     def save(self, directory: str | Path) -> None:
-        """Write ``features.json`` and one folder per vocabulary."""
+        """Write ``features.json`` and one folder per vocabulary or tokenizer."""
         directory = Path(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for number, (name, encoder) in enumerate(self._encoders.items()):
-                if isinstance(encoder, OneOf | SomeOf) and self.spec[name].of is None:
-                    encoder.vocabulary.save(directory / f"vocabulary-{number:02d}")
+                folder = directory / f"vocabulary-{number:02d}"
+                if isinstance(encoder, OneOf | SomeOf | Words) and self.spec[name].of is None:
+                    encoder.vocabulary.save(folder)
+                elif isinstance(encoder, Pieces):
+                    encoder.tokenizer.save(folder)
             text = json.dumps({**self._content(), "notes": self.notes}, indent=2, ensure_ascii=False)
             (directory / "features.json").write_text(text + "\n", encoding="utf-8")
         except OSError as error:
@@ -223,15 +237,17 @@ class Features:
         for column in self.spec.side(side):
             if column.kind == "sequence":
                 continue
-            if column.name not in table.columns:
-                raise DataError(f"the {side} table lacks it", column=column.name)
-            batch[column.name] = self._encoders[column.name].encode(table[column.name])
+            source = self.schema[column.name].source
+            if source not in table.columns:
+                raise DataError(f"the {side} table lacks it", column=source)
+            batch[column.name] = self._encoders[column.name].encode(table[source])
         return batch
 
 
 def _chosen(schema: Schema, use: Sequence[str] | None) -> tuple[Field, ...]:
-    sides = ("query", "item", "context")
-    possible = {f.name: f for f in schema.fields if f.role in sides and f.kind != "text"}
+    possible = {
+        f.name: f for f in schema.fields if f.role in SIDES and (f.kind != "text" or f.tokenizer is not None)
+    }
     for name in use or ():
         if name not in possible:
             raise ConfigError(f"use: no field {name!r} that can be encoded{nearest(name, possible)}")
@@ -246,8 +262,15 @@ def _column(field: Field, encoder: Encoder) -> Column:
         size=encoder.size,
         width=encoder.width,
         dropout=field.dropout,
-        of=field.of,
+        of=field.of if field.kind == "sequence" else None,
+        tokenizer=field.tokenizer,
+        special=encoder.tokenizer.special if isinstance(encoder, Pieces) else None,
     )
+
+
+def _derived(field: Field) -> bool:
+    """Read from the column of another field."""
+    return field.source != field.name
 
 
 def _table(dataset: Dataset, field: Field) -> pl.DataFrame:
@@ -266,6 +289,16 @@ def _training_values(
     counts = table.select(key=key).join(events, on="key", how="left", maintain_order="left")["events"]
     seen = counts.is_not_null()
     return table[field.name].filter(seen), counts.filter(seen)
+
+
+def _texts(dataset: Dataset, train: pl.DataFrame, field: Field) -> pl.Series:
+    """The texts a vocabulary may be made of: all items', the training queries', the training events'."""
+    if field.role == "item":
+        return dataset.items[field.source]
+    if field.role == "context":
+        return train[field.source]
+    key = dataset.schema.query
+    return dataset.queries.join(train.select(key), on=key, how="semi")[field.source]
 
 
 def _sequence(field: Field, encoders: Mapping[str, Encoder]) -> Encoder:
@@ -288,6 +321,8 @@ def _restore(state: Mapping[str, Any], directory: Path) -> Encoder:
     values = {key: value for key, value in state.items() if key != "encoder"}
     if "vocabulary" in values:
         values["vocabulary"] = Vocabulary.load(directory)
+    if state["encoder"] == Pieces.__name__:
+        values["tokenizer"] = Tokenizer.load(directory, state["tokenizer"])
     if "edges" in values:
         values["edges"] = tuple(values["edges"])
-    return ENCODERS[state["encoder"]](**values)
+    return {**ENCODERS, **TEXT_ENCODERS}[state["encoder"]](**values)

@@ -1,0 +1,117 @@
+"""The tokenizer of a pretrained model: one JSON file, kept with the features so that no path is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twotower.data.spec import Special
+from twotower.data.text.folder import model_folder
+from twotower.data.vocabulary import FIRST
+from twotower.errors import ConfigError, StorageError
+from twotower.optional import require
+
+FILE = "tokenizer.json"
+CHUNK = 4096
+"""Texts that are tokenized at once: bounds what the tokens hold before they are an array."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer of the library ``tokenizers``, by its JSON."""
+
+    json: str
+
+    @classmethod
+    def find(cls, name: str) -> Tokenizer:
+        """That of a folder, an installed package or a name on the hub (see `model_folder`).
+
+        Raises
+        ------
+        ConfigError
+            There is none, or only one that the library cannot read.
+        """
+        folder = model_folder(name)
+        try:
+            if (folder / FILE).is_file():
+                found = cls((folder / FILE).read_text(encoding="utf-8"))
+            else:  # older models have only the parts it is made of
+                slow = require("transformers", "text").AutoTokenizer.from_pretrained(folder)
+                found = cls(slow.backend_tokenizer.to_str())
+            if found.size <= FIRST:
+                raise ValueError("it has no token")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{name}: no tokenizer that can be read in {folder}: {error}") from error
+        return found
+
+    @cached_property
+    def _library(self) -> Any:
+        """The parsed tokenizer; it neither cuts nor pads."""
+        library = require("tokenizers", "text")
+        try:
+            tokenizer = library.Tokenizer.from_str(self.json)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"not a tokenizer: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+    @property
+    def size(self) -> int:
+        """Rows of an embedding table for it: PAD, UNKNOWN, and its tokens."""
+        return FIRST + max(self._library.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def special(self) -> Special:
+        """What it sets around a text, and its mask."""
+        around = self._library.encode("").ids
+        masks = (self._library.token_to_id(word) for word in ("[MASK]", "<mask>"))
+        mask = next((FIRST + token for token in masks if token is not None), 0)
+        if not around:
+            return Special(mask=mask)
+        return Special(first=FIRST + around[0], last=FIRST + around[-1], mask=mask)
+
+    def encode(self, texts: list[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of all texts' tokens one after the other, special ones included, and how many each has.
+
+        A text of more than ``longest`` tokens is cut before its closing one.
+        """
+        tokenizer = self._library
+        tokenizer.enable_truncation(longest)
+        parts, counts = [np.empty(0, dtype=np.int64)], []
+        for start in range(0, len(texts), CHUNK):
+            ids = [each.ids for each in tokenizer.encode_batch_fast(texts[start : start + CHUNK])]
+            counts += [len(each) for each in ids]
+            parts.append(
+                np.fromiter((token for each in ids for token in each), np.int64, sum(counts[start:]))
+            )
+        return np.concatenate(parts) + FIRST, np.asarray(counts, dtype=np.int64)
+
+    def digest(self) -> str:
+        """Hex hash of the file."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``tokenizer.json``."""
+        directory = Path(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / FILE).write_text(self.json, encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{directory}: tokenizer not written: {error}") from error
+
+    @classmethod
+    def load(cls, directory: str | Path, digest: str) -> Tokenizer:
+        """Read what `save` wrote; a missing or altered file is a `StorageError`."""
+        try:
+            tokenizer = cls((Path(directory) / FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{directory}: no readable tokenizer: {error}") from error
+        if tokenizer.digest() != digest:
+            raise StorageError(f"{directory}: {FILE} is not the one that was written (digest differs)")
+        return tokenizer
