@@ -21,6 +21,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
         "LogisticRegression",
         "LogisticRegressionConfig",
     ),
+    "dual-encoder": ("twotower.models.dual_encoder", "DualEncoder", "DualEncoderConfig"),
     "two-tower": ("twotower.models.two_tower", "TwoTower", "TwoTowerConfig"),
     "dat": ("twotower.models.dat", "DAT", "DATConfig"),
     "int-tower": ("twotower.models.int_tower", "IntTower", "IntTowerConfig"),
@@ -34,7 +35,12 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "autoint": ("twotower.models.autoint", "AutoInt", "AutoIntConfig"),
     "din": ("twotower.models.din", "DIN", "DINConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
+    "knrm": ("twotower.models.knrm", "KNRM", "KNRMConfig"),
+    "conv-knrm": ("twotower.models.conv_knrm", "ConvKNRM", "ConvKNRMConfig"),
+    "drmm": ("twotower.models.drmm", "DRMM", "DRMMConfig"),
+    "match-pyramid": ("twotower.models.match_pyramid", "MatchPyramid", "MatchPyramidConfig"),
     "prm": ("twotower.models.prm", "PRM", "PRMConfig"),
+    "cross-encoder": ("twotower.models.cross_encoder", "CrossEncoder", "CrossEncoderConfig"),
 }
 """Name in recipes -> module, model class, config class."""
 
