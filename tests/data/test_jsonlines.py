@@ -54,3 +54,21 @@ def test_a_key_that_no_line_has_is_a_missing_column(tmp_path):
     with pytest.raises(DataError, match="did you mean 'tag'") as caught:
         read(tmp_path / "t.jsonl", b'{"a": "x", "n": 1, "tag": []}\n')
     assert caught.value.column == "tags"
+
+
+def test_a_key_may_be_optional(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"_id": "a"}\n{"_id": "b"}\n')
+    with pytest.raises(DataError, match="title"):
+        read_jsonlines(file, ["_id", "title"], Broken(file, "raise"))
+    raw = read_jsonlines(file, ["_id", "title"], Broken(file, "raise"), optional=["title"])
+    assert raw.frame["title"].to_list() == [None, None]
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', '["a", "\\udfff"]'])
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path, value):
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"x": {value}}}\n{{"x": {value.replace("ud800", "ud83d" + chr(92) + "ude00")}}}\n')
+    lists = ["x"] if value.startswith("[") else []
+    with pytest.raises(DataError, match=r"a.jsonl:1 \[column x\]: half of a surrogate pair"):
+        read_jsonlines(file, ["x"], Broken(file, "raise"), lists=lists)

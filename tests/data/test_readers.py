@@ -2,9 +2,12 @@ import pytest
 
 from twotower.config import Config
 from twotower.data.amazon import AmazonReviews, AmazonSequences
+from twotower.data.beir import Beir
+from twotower.data.cranfield import Cranfield
 from twotower.data.movielens import MovieLens
 from twotower.data.readers import DataConfig
 from twotower.data.synthetic import Synthetic
+from twotower.data.trec_collection import Trec
 from twotower.errors import ConfigError
 
 
@@ -12,7 +15,9 @@ class Recipe(Config):
     data: DataConfig
 
 
-@pytest.mark.parametrize("reader", [MovieLens, AmazonReviews, AmazonSequences, Synthetic])
+@pytest.mark.parametrize(
+    "reader", [MovieLens, AmazonReviews, AmazonSequences, Synthetic, Beir, Trec, Cranfield]
+)
 def test_the_tag_chooses_the_reader(reader):
     tag = reader().reader
     assert Recipe.parse({"data": {"reader": tag}}).data == reader()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,15 +16,25 @@ from twotower.data.rows import Broken, Raw, require_columns
 from twotower.errors import DataError
 from twotower.schema import ROW
 
+_HALF = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
+"""Half of a surrogate pair, escaped: some of them pass the bulk parser and break what reads its result."""
 
-def read_jsonlines(path: Path, wanted: Sequence[str], broken: Broken, lists: Collection[str] = ()) -> Raw:
+
+def read_jsonlines(
+    path: Path,
+    wanted: Sequence[str],
+    broken: Broken,
+    lists: Collection[str] = (),
+    optional: Collection[str] = (),
+) -> Raw:
     """The ``wanted`` keys as strings (those in ``lists`` as lists of strings); absent and null are missing.
 
     Raises
     ------
     DataError
-        An unreadable or empty file, a key that occurs in no object; or, when ``broken`` raises, a line that
-        is not a JSON object or holds a list where a single value is expected.
+        An unreadable or empty file, a key that occurs in no object (unless it is ``optional``); or, when
+        ``broken`` raises, a line that is not a JSON object, holds a list where a single value is expected, or
+        half of a surrogate pair, which is no text.
     """
     data = read_bytes(path)
     types: dict[str, Any] = {name: pl.List(pl.String) if name in lists else pl.String for name in wanted}
@@ -32,7 +43,7 @@ def read_jsonlines(path: Path, wanted: Sequence[str], broken: Broken, lists: Col
         raw = _careful(path, data, types, broken)
     else:
         raw = Raw(path, frame.with_row_index(ROW), len(frame), _line_finder(data, len(frame)))
-    for name in wanted:
+    for name in (name for name in wanted if name not in optional):
         if raw.frame[name].null_count() == len(raw.frame) and json.dumps(name).encode() not in data:
             require_columns(path, list(_first_object(data)), [name])
     return raw
@@ -40,6 +51,8 @@ def read_jsonlines(path: Path, wanted: Sequence[str], broken: Broken, lists: Col
 
 def _bulk(data: bytes, types: dict[str, Any]) -> pl.DataFrame | None:
     """All lines at once, or None when one of them is, or may be, not as it should be."""
+    if _HALF.search(data):
+        return None
     try:
         frame = pl.read_ndjson(data, schema=types).select(*types)
     except pl.exceptions.PolarsError:
@@ -73,6 +86,10 @@ def _careful(path: Path, data: bytes, types: dict[str, Any], broken: Broken) -> 
             expected = "a list" if types[wrong] != pl.String else "a single value"
             broken.add(1, line, f"found {values[wrong]!r}, expected {expected}", wrong)
             continue
+        halved = next((name for name, value in row.items() if not _is_text(value)), None)
+        if halved is not None:
+            broken.add(1, line, "half of a surrogate pair stands alone, which is no text", halved)
+            continue
         kept.append(len(lines) - 1)
         for name, value in row.items():
             columns[name].append(value)
@@ -95,6 +112,16 @@ def _as(value: Any, *, is_list: bool) -> Any:
     if isinstance(value, dict | list):
         return _WRONG
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value made by `_as` can be written as UTF-8: JSON may escape halves of surrogate pairs."""
+    parts = value if isinstance(value, list) else [value]
+    try:
+        "".join(part for part in parts if part is not None).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -123,7 +123,9 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Split:
         if wanted and frame.is_empty():
             raise DataError(
                 f"split {config.kind}: the part {name!r} of {len(events):,} events is empty",
-                remedy="choose other fractions, or another kind of split",
+                remedy="choose other fractions, or another kind of split"
+                if config.kind != "predefined"
+                else "name events of it in the column; or give the reader of a collection folds: 5",
             )
     return Split(config, schema, train, valid, test, fold_in, cuts, notes)
 
