@@ -55,7 +55,7 @@ class GoldenRows:
         }
         raw = {}
         for side, names in columns.items():
-            frame = side_rows[side].select(names)
+            frame = side_rows[side].select(dict.fromkeys(schema[name].source for name in names))
             raw[side] = pl.concat([frame.clear(1), frame])
         return cls(**raw, encoded=_encode(features, raw))
 
@@ -81,7 +81,7 @@ class GoldenRows:
         for row in range(max(len(self.queries), len(self.context))):
             request = features.encode_request({**_row(self.queries, row), **_row(self.context, row)})
             for column, tensor in request.items():
-                name = f"context/{column}" if column in self.context.columns else f"queries/{column}"
+                name = f"context/{column}" if f"context/{column}" in self.encoded else f"queries/{column}"
                 _compare(f"{name} (as a request)", self.encoded[name][row : row + 1], tensor, first_row=row)
 
     def save(self, directory: str | Path) -> None:

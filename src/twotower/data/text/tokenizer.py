@@ -64,7 +64,8 @@ class Tokenizer:
     @property
     def size(self) -> int:
         """Rows of an embedding table for it: PAD, UNKNOWN, and its tokens."""
-        return FIRST + max(self._library.get_vocab(with_added_tokens=True).values()) + 1
+        last: int = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
+        return FIRST + last + 1
 
     @cached_property
     def special(self) -> Special:
