@@ -90,12 +90,14 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
         for data in options.data
         if has_truth(data) and not cell_path(data, TRUTH, 0).exists()
     ]
+    named = options.models != list(MODELS)  # asked for by name, a variant runs on any data
     return truths + [
         (f"{data} {model} seed {seed}", run_cell, (data, model, seed, not options.untuned))
         for data in options.data
         for seed in options.seeds
         for model in options.models
-        if MODELS[model].fits(DATA[data]) and not cell_path(data, model, seed).exists()
+        if (MODELS[model].is_asked(data, DATA[data]) or (named and MODELS[model].fits(DATA[data])))
+        and not cell_path(data, model, seed).exists()
     ]
 
 

@@ -20,6 +20,10 @@ TRAIN: dict[str, Any] = {
 """What all share; the searched settings come on top."""
 
 
+VARIANTS_ON = ("ml-1m-hash", "ml-100k")
+"""Where models with another history, and with a part taken out, are compared with what they vary."""
+
+
 @dataclass(frozen=True)
 class Competitor:
     """One row of the tables."""
@@ -39,6 +43,10 @@ class Competitor:
     def fits(self, data: DataSet) -> bool:
         """Whether the data have what the model reads."""
         return data.has_history or not (self.model == "din" or "history" in self.config)
+
+    def is_asked(self, name: str, data: DataSet) -> bool:
+        """Whether the benchmark wants it on these data: variants on two of them, models on all."""
+        return self.fits(data) and (self.tuned_as is None or name in VARIANTS_ON)
 
     def recipe(self, params: dict[str, float], data: DataSet) -> dict[str, Any]:
         """The model's part of a recipe, with searched settings; one without dropout ignores that."""

@@ -105,7 +105,7 @@ def _missing(results: Results) -> list[str]:
     """What the benchmark is to hold and does not yet."""
     lines = []
     for data, about in DATA.items():
-        fitting = [name for name, model in MODELS.items() if model.fits(about)]
+        fitting = [name for name, model in MODELS.items() if model.is_asked(data, about)]
         without = [name for name in fitting if not results.of(data, name)]
         few = [name for name in fitting if 0 < len(results.of(data, name)) < 3]
         if without:
@@ -115,9 +115,10 @@ def _missing(results: Results) -> list[str]:
         truth = about.folder is None and results.truth(data) is None
         lines += [f"{data}: the figures of the truth"] * truth
     lines += [f"a claim needs {name}" for name in missing(results, SEARCH_DATA) if name not in MODELS]
-    uncosted = [name for name in MODELS if name not in results.costs]
+    whole = [name for name, model in MODELS.items() if not model.ablates]
+    uncosted = [name for name in whole if name not in results.costs]
     if uncosted:
-        lines.append(f"times per candidate of {_listed(uncosted, len(MODELS))}")
+        lines.append(f"times per candidate of {_listed(uncosted, len(whole))}")
     for folder, what in (
         ("learning", "learning to pre-rank"),
         ("sequences", "leave-last-out"),

@@ -35,8 +35,10 @@ SEQUENCES = (
     "## Leave-last-out: sequences, the whole catalogue\n\n"
     "MovieLens 1M, the last item of a user tested, the one before it validation, the whole catalogue "
     "ranked without what the user had seen. `two-tower` is the retriever of the committed recipe (full "
-    "softmax, 30 epochs). `mol-further` is a mixture of logits on the same tower, its heads at random first, "
-    "trained on by sampled softmax; `two-tower-further` is the inner product trained on in the same way."
+    "softmax, 30 epochs); `two-tower-elapsed` is also told how long each event was the last one, up to the "
+    "moment of the request (`history: {elapsed: true}`): the models of the literature's figures are not. "
+    "`mol-further` is a mixture of logits on the same tower, its heads at random first, trained on by "
+    "sampled softmax; `two-tower-further` is the inner product trained on in the same way."
 )
 EXACT = (
     "In our copy, {estimated:,} of the {users:,} users have ratings whose times are estimated, a quarter of "
