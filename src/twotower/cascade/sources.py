@@ -122,7 +122,7 @@ class RetrieveListed(Stage):
         row = value.masked_fill((value < 0) | (value >= nobody), nobody)
         keys = self.lists.take(row).padded(fill=NO_ITEM)
         scores = None if self.scores is None else self.scores.take(row).padded()
-        return rank_pair(self.name, _presented(request, keys, scores, k))
+        return rank_pair(self.name, presented(request, keys, scores, k))
 
     @property
     def bytes_per_item(self) -> float:
@@ -150,7 +150,7 @@ class RetrieveGiven(Stage):
                     f"stage {self.name!r}: items {tuple(keys.shape)}, scores {tuple(scores.shape)}"
                 )
             _finite(scores[keys != NO_ITEM], self.name)
-        return rank_pair(self.name, _presented(request, keys, scores, k))
+        return rank_pair(self.name, presented(request, keys, scores, k))
 
     @property
     def bytes_per_item(self) -> float:
@@ -177,7 +177,7 @@ def _finite(scores: Tensor, stage: str) -> Tensor:
     return scores
 
 
-def _presented(request: Request, keys: Tensor, scores: Tensor | None, k: int) -> Candidates:
+def presented(request: Request, keys: Tensor, scores: Tensor | None, k: int) -> Candidates:
     """The k best of what each query may see, every item once; keys (Q, L) best first, scores 1 / place."""
     if scores is None:
         scores = (1 / torch.arange(1.0, keys.shape[1] + 1)).expand(keys.shape)

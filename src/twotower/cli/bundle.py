@@ -25,6 +25,11 @@ Version = Annotated[
     Path, typer.Argument(help="A root, for its current version, or a version in it.", show_default=False)
 ]
 
+Code = Annotated[
+    list[str] | None,
+    typer.Option("--code", help="Code of your own it may import, such as our_shop.models:Factors."),
+]
+
 
 @app.command()
 def build(
@@ -57,6 +62,7 @@ def verify(
     fast: Annotated[
         bool, typer.Option("--fast", help="Compare sizes instead of checksums; golden answers are replayed.")
     ] = False,
+    code: Code = None,
     as_json: Json = False,
 ) -> None:
     """Load a version with every check: checksums, parts that belong together, golden rows and answers.
@@ -66,7 +72,7 @@ def verify(
     with reported_errors():
         from twotower.pipeline.bundles.bundle import Bundle
 
-        bundle = Bundle.load(path, fast=fast)
+        bundle = Bundle.load(path, fast=fast, code=code or ())
         found = {"version": bundle.version, **bundle.manifest.counts, **bundle.manifest.provenance}
         show(found if as_json else f"{bundle}: whole, and answers as it did", as_json)
 
@@ -89,7 +95,7 @@ def diff(
 
 
 @app.command()
-def rollback(root: Root, as_json: Json = False) -> None:
+def rollback(root: Root, code: Code = None, as_json: Json = False) -> None:
     """Serve the previous version again, after checking it; a second rollback goes forward again.
 
     Example: twotower bundle rollback bundles
@@ -97,5 +103,5 @@ def rollback(root: Root, as_json: Json = False) -> None:
     with reported_errors():
         from twotower.pipeline.bundles.bundle import rollback as roll_back
 
-        bundle = roll_back(root)
+        bundle = roll_back(root, code=code or ())
         show({"version": bundle.version} if as_json else f"{bundle.version} is current", as_json)

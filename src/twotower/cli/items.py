@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from twotower.cli.bundle import Version
+from twotower.cli.bundle import Code, Version
 from twotower.cli.options import Json
 from twotower.cli.session import reported_errors, show
 from twotower.errors import DataError
@@ -33,6 +33,7 @@ def upsert(
         Path, typer.Argument(help="Items with their features: Parquet, or JSON lines.", show_default=False)
     ],
     log: Log,
+    code: Code = None,
     as_json: Json = False,
 ) -> None:
     """Add items, or replace them where the id is known: all rows of the file, or none.
@@ -45,7 +46,7 @@ def upsert(
         from twotower.pipeline.bundles.live import LiveBundle
 
         rows = _rows(file)
-        with LiveBundle.load(bundle, log) as live:
+        with LiveBundle.load(bundle, log, code=code or ()) as live:
             count = live.upsert(rows)
             alive = len(live.store)
         about = {"changed": count, "items": alive}
@@ -57,6 +58,7 @@ def delete(
     bundle: Version,
     ids: Annotated[list[str], typer.Argument(help="Ids of the items.", show_default=False)],
     log: Log,
+    code: Code = None,
     as_json: Json = False,
 ) -> None:
     """Take items out. An id that is not there is no error.
@@ -66,7 +68,7 @@ def delete(
     with reported_errors():
         from twotower.pipeline.bundles.live import LiveBundle
 
-        with LiveBundle.load(bundle, log) as live:
+        with LiveBundle.load(bundle, log, code=code or ()) as live:
             numbers = live.bundle.encoded.dataset.item_catalogue.all_ids().dtype.is_integer()
             count = live.delete([int(each) if numbers else each for each in ids])
             alive = len(live.store)

@@ -17,6 +17,7 @@ from twotower.cascade.deadline import Budget
 from twotower.cascade.diversify import Diversify
 from twotower.cascade.filter import Filter
 from twotower.cascade.fuse import Fuse
+from twotower.cascade.own_source import OwnSource, RetrieveOwn, load_source, make_source, save_source
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve, RetrieveFrom
 from twotower.cascade.rules import Rules
@@ -78,22 +79,38 @@ class Assembly:
             ItemTable.build(self.encode(other), rows, other.item_specs(), own, directory=path)
         self.space.finish(step, mark)
 
-    def fit_sources(self, mark: str, learn: Callable[[Baseline], object]) -> None:
-        """Fit and keep the baselines among the sources; ``learn`` gives one the training events."""
+    def fit_sources(self, mark: str, learn: Callable[[Baseline | OwnSource], object]) -> None:
+        """Fit and keep the sources that are no models; ``learn`` gives one the training events."""
         for source in self.recipe.sources:
-            if source.baseline is None:
+            if not source.fitted:
                 continue
             step, path = f"source {source.name}", self.space.source(source.name)
-            own = fingerprint(mark, source.baseline, source.options)
+            own = fingerprint(mark, source.baseline or source.source, source.options)
+            if source.lexical is not None:
+                own = fingerprint(mark, source.lexical.plain())
             if self.space.done(step, own, path):
                 continue
             self.space.begin(step, own)
-            baseline = make_baseline(source.baseline, source.options)[1]
-            learn(baseline)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as draft:
-                draft.write_bytes(save(baseline.state()))
+            if source.source is not None:
+                mine = make_source(source.source, source.options)
+                learn(mine)
+                save_source(mine, path)
+            else:
+                state = self._learnt(source, learn)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as draft:
+                    draft.write_bytes(save(state))
             self.space.finish(step, own)
+
+    def _learnt(self, source: SourceRecipe, learn: Callable[[Baseline], object]) -> dict[str, Tensor]:
+        """What BM25 knows of the items' words, or a baseline of the training events."""
+        if source.lexical is not None:
+            encoded = self._encoded()
+            return source.lexical.fit(encoded.features.spec, encoded.items)
+        assert source.baseline is not None
+        baseline = make_baseline(source.baseline, source.options)[1]
+        learn(baseline)
+        return baseline.state()
 
     def encode(self, model: Model) -> Callable[[Tensor], Rep]:
         items = self._encoded().items
@@ -198,12 +215,19 @@ class Assembly:
             model, table = self._model_and_table(about.similar, verify)
             dims = getattr(model, "dim", None)
             return RetrieveSimilar.of_table(table, about.k, about.name, about.index, dims=dims)
-        assert about.baseline is not None
         path = self.space.source(about.name)
+        if about.source is not None:
+            mine, rows = make_source(about.source, about.options), self._rows_of_sources()
+            size = load_source(mine, path) / max(1, rows)
+            return RetrieveOwn(mine, rows, about.k, about.name, bytes_per_item=size)
         try:
             state = load_file(path)
         except (OSError, ValueError, SafetensorError) as error:
             raise StorageError(f"{path}: no readable source ({error}); train the run again") from error
+        if about.lexical is not None:
+            spec, rows = self._encoded().features.spec, self._rows_of_sources()
+            return about.lexical.stage(spec, rows, state, about.k, about.name)
+        assert about.baseline is not None
         baseline = make_baseline(about.baseline, about.options)[1]
         baseline.restore(self._rows_of_sources(), state)
         return RetrieveFrom(baseline, about.k, about.name)

@@ -16,6 +16,7 @@ from torch import Tensor
 from twotower.baselines.base import Baseline
 from twotower.baselines.catalogue import make_baseline
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.own_source import OwnSource
 from twotower.cascade.rank import Rank
 from twotower.errors import StorageError
 from twotower.evaluate.experiment import run_cascade, run_source
@@ -168,10 +169,14 @@ class Pipeline:
         self.assembly.build(name, model)
         return model
 
-    def _learn_from_training(self, baseline: Baseline) -> None:
+    def _learn_from_training(self, source: Baseline | OwnSource) -> None:
         """A source learns from what models learn from, unlike a baseline of the report."""
         past = self.prepared.history(self.prepared.split.train, "positive")
-        baseline.fit(past.lists(), self.prepared.n_items, past.times)
+        if isinstance(source, Baseline):
+            source.fit(past.lists(), self.prepared.n_items, past.times)
+        else:
+            known = dataclasses.replace(self.prepared.dataset, events=self.prepared.split.train)
+            source.fit(known, past.lists())
 
     def _warm(self, name: str) -> Callable[[Model], None] | None:
         if self.earlier is None:

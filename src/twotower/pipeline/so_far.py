@@ -114,7 +114,7 @@ class SoFar:
         mark = fingerprint(
             [[stage.decisive(), *map(self._mark, stage.models)] for stage in stages],
             [judged.seen, judged.queries, judged.after_each_step, self.measures],
-            [share_taught(self.recipe), self.recipe.seed],
+            [share_taught(self.recipe), self.recipe.seed, self._mark(name)],
         )
         if self.space.done(step, mark, path):
             try:

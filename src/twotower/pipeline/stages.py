@@ -10,10 +10,12 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from twotower.baselines.catalogue import check_options
 from twotower.cascade.diversify import Diversity, Mmr
 from twotower.cascade.fusion import AnyFusion, ReciprocalRank
+from twotower.cascade.own_source import check_source
 from twotower.cascade.predicates import Predicate
 from twotower.cascade.ruleset import Rule
 from twotower.config import Config
 from twotower.index.build import IndexConfig
+from twotower.pipeline.lexical import Lexical
 
 BaselineName = Literal["popularity", "recent-popularity", "item-knn", "ease", "ials"]
 ORDER = ("retrieve", "filter", "prerank", "rank", "rerank", "diversify", "rules")
@@ -43,26 +45,41 @@ class StageForm(Config):
 
 
 class SourceRecipe(Config):
-    """One of several sources of candidates: a model, a baseline, or the content of the history's items."""
+    """One of several sources of candidates: a model, a baseline, what is like the history's items, words in
+    common with the query, or a source of your own."""
 
     name: str
     k: int = Option(ge=1, description="candidates of this source")
     model: str | None = Option(None, description="a key of models:")
     index: IndexConfig = IndexConfig()
     baseline: BaselineName | None = Option(None, description="fitted on the training part, as models are")
-    options: dict[str, Any] = Option(default_factory=dict, description="of the baseline")
+    options: dict[str, Any] = Option(
+        default_factory=dict, description="of the baseline, or of the source of your own"
+    )
     similar: str | None = Option(
         None, description="items like those of the history: a key of models: whose vectors are compared"
     )
+    lexical: Lexical | None = Option(
+        None, description="items that share words with the query, by BM25; {} for its defaults"
+    )
+    source: str | None = Option(None, description="package.module:Class of your own, see `OwnSource`")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        given = [what for what in ("model", "baseline", "similar") if getattr(self, what) is not None]
+        kinds = ("model", "baseline", "similar", "lexical", "source")
+        given = [what for what in kinds if getattr(self, what) is not None]
         if len(given) != 1:
-            raise ValueError(f"source {self.name!r} is one of model, baseline, similar; found {given}")
+            raise ValueError(f"source {self.name!r} is one of {', '.join(kinds)}; found {given}")
         if self.baseline is not None:
             check_options(self.baseline, self.options)
+        if self.source is not None:
+            check_source(self.source, self.options)
         return self
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is no model and learns all the same: what it has learnt is kept under its name."""
+        return self.baseline is not None or self.lexical is not None or self.source is not None
 
 
 class RetrieveRecipe(StageForm):

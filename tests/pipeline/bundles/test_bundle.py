@@ -142,7 +142,7 @@ def test_a_failed_check_publishes_nothing(packed, tmp_path, monkeypatch):
     """Whatever the loading of the draft finds, the root stays as it is."""
     root = shutil.copytree(packed.root, tmp_path / "root")
 
-    def fail(directory, manifest):
+    def fail(directory, manifest, code):
         raise MismatchError("the draft answers otherwise")
 
     monkeypatch.setattr(bundle_module, "_open", fail)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -33,6 +33,7 @@ from twotower.models.catalogue import model_class
 from twotower.pipeline.answer import Answerer
 from twotower.pipeline.bundles.golden_answers import GoldenAnswers
 from twotower.pipeline.bundles.manifest import MANIFEST, BundleManifest, check, seal, stored_digest
+from twotower.pipeline.bundles.own_code import check_own_code, own_code
 from twotower.pipeline.bundles.root import CURRENT, BundleRoot, find_version
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.inspection import read_json
@@ -54,7 +55,7 @@ class Bundle:
         return self.directory.name
 
     @classmethod
-    def load(cls, path: str | Path, *, fast: bool = False) -> Bundle:
+    def load(cls, path: str | Path, *, fast: bool = False, code: Collection[str] = ()) -> Bundle:
         """The current version below a root, or the one whose directory it is, checked and replayed.
 
         Every file is read once and compared with its checksum. ``fast`` compares only the sizes, for bundles
@@ -67,9 +68,11 @@ class Bundle:
             Nothing to load, or a file is missing, damaged, added, or of a format that is not known.
         MismatchError
             Parts do not belong together, or golden rows or answers come out otherwise than when it was built.
+        ConfigError
+            It rests on code that ``code`` does not name.
         """
         directory = find_version(path)
-        return _open(directory, check(directory, stored_digest(directory), fast=fast))
+        return _open(directory, check(directory, stored_digest(directory), fast=fast), code)
 
     def answerer(self) -> Answerer:
         """Answers for known queries (unless they were left out) and for described ones."""
@@ -119,7 +122,7 @@ def build(
             _copy(pipeline, encoded, draft, models, people)
             answers.save(draft / "golden")
             digest = seal(draft, _about(pipeline, encoded, models, people, plan))
-            made = _open(draft, check(draft, digest))
+            made = _open(draft, check(draft, digest), own_code(pipeline.recipe.plain()))
             directory = place.publish(draft, digest)
         place.switch(directory.name)
     return replace(made, directory=directory)
@@ -130,31 +133,35 @@ def is_bundle(path: str | Path) -> bool:
     return any((Path(path) / name).exists() for name in (CURRENT, MANIFEST))
 
 
-def rollback(root: str | Path) -> Bundle:
+def rollback(root: str | Path, *, code: Collection[str] = ()) -> Bundle:
     """Serve the previous version again, after checking it; a second rollback goes forward again.
 
     Raises
     ------
     ConfigError
-        There is no previous version.
+        There is no previous version, or it rests on code that ``code`` does not name.
     StorageError, MismatchError
         As `Bundle.load`: a damaged version is not gone back to.
     """
     place = BundleRoot(root)
     place.served()  # where nothing is served, not even a lock is left
     with place.locked():
-        bundle = Bundle.load(place.path(place.previous()))
+        bundle = Bundle.load(place.path(place.previous()), code=code)
         place.switch(bundle.version)
     return bundle
 
 
-def _open(directory: Path, manifest: BundleManifest) -> Bundle:
+def _open(directory: Path, manifest: BundleManifest, code: Collection[str]) -> Bundle:
     """Load what the files hold: whether they are the right files has been checked."""
+    check_own_code(manifest.recipe, code, directory)
     pipeline = Pipeline(Recipe.parse(manifest.recipe, where=f"{directory}: recipe"), directory)
     encoded = Encoded.read(pipeline.recipe, pipeline.space.data)
     _same("the features", encoded.features.digest(), manifest.features, directory)
     _same("the item table", pipeline.space.item_source(), manifest.items, directory)
     _same("the schema", encoded.dataset.schema, manifest.data_schema, directory)
+    for name in _names(pipeline.recipe):  # a model's file may not name other code than the recipe does
+        found = read_json(pipeline.space.model(name) / "model.json").get("model")
+        _same(f"the class of the model {name!r}", found, pipeline.recipe.models[name].model, directory)
     cascade = pipeline.cascade(verify=False)
     if cascade is None or manifest.models.keys() != set(_names(pipeline.recipe)):
         raise MismatchError(f"{directory}: the models of the manifest are not those of its recipe's cascade")
@@ -208,7 +215,7 @@ def _copy(
     for name in models:
         files += [space.model(name) / part for part in ("model.json", "model.safetensors")]
         files += [file for kept in pipeline.assembly.kept(name) for file in files_of(kept)]
-    files += [space.source(s.name) for s in pipeline.recipe.sources if s.baseline is not None]
+    files += [space.source(s.name) for s in pipeline.recipe.sources if s.fitted]
     if people:
         files += [space.data / "queries.parquet", space.data / "events.parquet"]
     for path in files:
@@ -258,6 +265,7 @@ def _about(
             "data": dataset.name,
             "notes": list(dataset.notes),
             "commit": _commit(pipeline.space.directory),
+            "code": list(own_code(recipe.plain())),
             "python": platform.python_version(),
             "twotower": __version__,
             **{package: version(package) for package in ("torch", "polars", "numpy", "safetensors")},

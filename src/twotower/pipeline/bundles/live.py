@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -37,7 +37,7 @@ class LiveBundle:
     bundle itself is never touched, and a log belongs to one bundle. New items are encoded by the item towers
     of the bundle: a value that training never saw becomes the unknown one, an id that it never saw too.
 
-    Sources that no model answers (`baseline`) know no new items; deleted ones are hidden from them.
+    Sources that no model answers (`baseline`, your own) know no new items; deleted ones are hidden from them.
 
     ``live = LiveBundle.load("bundles", "items.sqlite")``, ``live.upsert([{"item": 7, "category": "tent"}])``,
     ``live.answerer().answer(user=1)``.
@@ -60,15 +60,17 @@ class LiveBundle:
         self._answerer: tuple[int, Answerer] | None = None  # and the last change it knows
 
     @classmethod
-    def load(cls, path: str | Path, log: str | Path) -> Self:
+    def load(cls, path: str | Path, log: str | Path, *, code: Collection[str] = ()) -> Self:
         """The current version below a root (or one version), checked, and the log beside it or a new one.
+
+        ``code`` names what of one's own it may import, as for `Bundle.load`.
 
         Raises
         ------
         StorageError, MismatchError
             As `Bundle.load`; or the log is another bundle's, or damaged.
         """
-        return cls(Bundle.load(path), log)
+        return cls(Bundle.load(path, code=code), log)
 
     def upsert(self, items: Iterable[Mapping[str, Any]]) -> int:
         """Add or replace items, all or none; returns how many. A feature that is not given is missing.
