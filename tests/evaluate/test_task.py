@@ -78,6 +78,50 @@ def test_says_what_was_left_out():
     )
 
 
+graded = st.lists(st.tuples(st.integers(0, N - 1), st.integers(1, 4)), max_size=8)
+
+
+@given(st.lists(st.tuples(lists, graded), max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_gains_belong_to_their_items_and_the_greatest_of_duplicates_counts(table):
+    seen = Ragged.of([row[0] for row in table])
+    held_out = Ragged.of([[item for item, _ in row[1]] for row in table])
+    gains = torch.tensor([grade for _, row in table for _, grade in row], dtype=torch.float64)
+    empty = Ragged.of([[] for _ in table])
+    keys = torch.arange(len(table))
+    task = make_task(keys, Batch(n=keys), empty, seen, held_out, N, gains=gains)
+    assert task.gains is not None
+    found = {
+        (int(key), int(item)): gain
+        for key, items, row in zip(
+            task.query_keys, task.relevant, Ragged(task.gains, task.relevant.offsets), strict=True
+        )
+        for item, gain in zip(items, row.tolist(), strict=True)
+    }
+    assert found == {
+        (number, item): max(g for i, g in row if i == item)
+        for number, (known, row) in enumerate(table)
+        for item, _ in row
+        if item not in known
+    }
+    backwards = torch.arange(len(task)).flip(0)
+    again = task.take(backwards).take(backwards)
+    assert again.gains is not None
+    assert again.gains.tolist() == task.gains.tolist()
+
+
+def test_gains_reach_the_measures():
+    empty, keys = Ragged.of([[], []]), torch.arange(2)
+    held_out, gains = Ragged.of([[3, 5], [4]]), torch.tensor([1.0, 3.0, 2.0])
+    task = make_task(keys, Batch(n=keys), empty, empty, held_out, N, gains=gains)
+    ordered = torch.tensor([[3, 5], [4, 0]])
+    ideal = 3 + 1 / torch.log2(torch.tensor(3.0)).item()
+    got = 1 + 3 / torch.log2(torch.tensor(3.0)).item()
+    assert task.measure(ordered, ["nDCG@2"])["nDCG@2"].tolist() == pytest.approx([got / ideal, 1.0])
+    plain = make_task(keys, Batch(n=keys), empty, empty, held_out, N)
+    assert plain.measure(ordered, ["nDCG@2"])["nDCG@2"].tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("table", [[], [([], [], [])]])
 def test_a_task_may_be_empty(table):
     assert len(task_of(table)) == 0

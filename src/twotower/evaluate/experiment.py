@@ -14,7 +14,6 @@ from twotower.cascade.stage import Request
 from twotower.errors import DataError
 from twotower.evaluate.task import Task
 from twotower.metrics.funnel import Survival, survival
-from twotower.metrics.ranking import evaluate
 from twotower.types import Batch, Candidates
 
 
@@ -78,7 +77,7 @@ def run_cascade(
     for stage, part in zip(cascade.stages, parts, strict=True):
         output = joined(part)
         wanted = list(dict.fromkeys([*measures, f"R@{stage.k}"]))
-        values = evaluate(output.keys, task.relevant, wanted)
+        values = task.measure(output.keys, wanted)
         stages.append(StageResult(stage.name, stage.k, output, values, stage.bytes_per_item))
     return Experiment(task, tuple(stages))
 
@@ -93,7 +92,7 @@ def run_source(
         rows = request.rows(start, start + queries_at_once)
         assert rows.history is not None
         parts.append(source.search(rows.history, k, rows.exclude))
-    return evaluate(joined(parts).keys, task.relevant, list(dict.fromkeys([*measures, f"R@{k}"])))
+    return task.measure(joined(parts).keys, list(dict.fromkeys([*measures, f"R@{k}"])))
 
 
 def joined(parts: Sequence[Candidates]) -> Candidates:

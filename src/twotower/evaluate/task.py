@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from twotower.metrics.ranking import Measure, evaluate
 from twotower.types import Batch, Ragged
 
 
@@ -26,6 +28,7 @@ class Task:
     already_seen: int  # held-out positives that left because they were seen
     without_relevant: int  # queries of the held-out part that have none left
     time: Tensor | None = None  # (Q,) seconds since 1970 when each is asked; None where no time is known
+    gains: Tensor | None = None  # (N,) float64 what each of ``relevant.values`` is worth; None: 1 each
 
     def __len__(self) -> int:
         return len(self.query_keys)
@@ -41,7 +44,12 @@ class Task:
             self.already_seen,
             self.without_relevant,
             None if self.time is None else self.time[rows],
+            None if self.gains is None else Ragged(self.gains, self.relevant.offsets).take(rows).values,
         )
+
+    def measure(self, lists: Tensor, measures: Sequence[Measure | str]) -> dict[str, Tensor]:
+        """What ``lists`` (Q, K) of item keys, best first, are worth: (Q,) under each measure's name."""
+        return evaluate(lists, self.relevant, measures, self.gains)
 
     def __str__(self) -> str:
         return (
@@ -59,25 +67,22 @@ def make_task(
     held_out: Ragged,
     n_items: int,
     time: Tensor | None = None,
+    gains: Tensor | None = None,
 ) -> Task:
     """Build a task; row i of every argument is query ``query_keys[i]``.
 
     ``held_out`` holds the positive item keys of the held-out part. Seen ones and duplicates leave here.
+    ``gains`` (N,) belong to ``held_out.values``, are above 0 and default to 1; of duplicates the greatest
+    counts.
     """
-    wanted = _unique(held_out, n_items)
-    pair = wanted.row_of_value() * n_items + wanted.values
+    pair, place = torch.unique(held_out.row_of_value() * n_items + held_out.values, return_inverse=True)
     known = torch.isin(pair, seen.row_of_value() * n_items + seen.values)
-    row = wanted.row_of_value()[~known]
-    counts = torch.bincount(row, minlength=len(wanted))
-    relevant = Ragged(wanted.values[~known], torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+    if gains is not None:
+        best = torch.zeros(len(pair), dtype=torch.float64)
+        gains = best.scatter_reduce_(0, place, gains.double(), "amax")[~known]
+    counts = torch.bincount(pair[~known] // n_items, minlength=len(held_out))
+    relevant = Ragged(pair[~known] % n_items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
     keep = (counts > 0).nonzero()[:, 0]
     gone, empty = int(known.sum()), int((counts == 0).sum())
-    task = Task(query_keys, query, history, seen, relevant, gone, empty, time)
+    task = Task(query_keys, query, history, seen, relevant, gone, empty, time, gains)
     return task.take(keep)
-
-
-def _unique(lists: Ragged, n_items: int) -> Ragged:
-    """Each row's values once, rising."""
-    pair = torch.unique(lists.row_of_value() * n_items + lists.values)
-    counts = torch.bincount(pair // n_items, minlength=len(lists))
-    return Ragged(pair % n_items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from twotower.config import nearest
+from twotower.data.collection import GRADE, Collection
 from twotower.data.dataset import Dataset
 from twotower.data.features import Features, FeatureSpec
 from twotower.data.golden import GoldenRows
 from twotower.data.history import History, HistoryColumn
-from twotower.data.interactions import Interactions
+from twotower.data.interactions import Interactions, number_array
+from twotower.data.positives import Positive
 from twotower.data.values import value_of
 from twotower.errors import ConfigError, StorageError
 from twotower.pipeline.recipe import Recipe
@@ -25,6 +27,14 @@ from twotower.schema import Schema
 from twotower.types import Batch
 
 TABLES = ("events", "queries", "items")
+
+
+def positive_rule(recipe: Recipe) -> Positive:
+    """The recipe's rule of a positive event; of a collection, if it names no label: a grade from 1."""
+    rule = recipe.positive
+    if rule.label is not None or not isinstance(recipe.data, Collection):
+        return rule
+    return rule.model_copy(update={"label": GRADE})
 
 
 class Encoded:
@@ -81,6 +91,10 @@ class Encoded:
         chosen = [column.plain() for column in columns if column.name in use]
         return FeatureSpec.parse({"columns": chosen}, where="features")
 
+    @cached_property
+    def positive(self) -> Positive:
+        return positive_rule(self.recipe)
+
     @property
     def strict_time(self) -> bool:
         """Whether a history ends before the target's own second."""
@@ -96,7 +110,7 @@ class Encoded:
             d.item_catalogue,
             context=self.features.encode_context(events),
         )
-        positive = torch.from_numpy(self.recipe.positive.mask(events).to_numpy().copy())
+        positive = torch.from_numpy(self.positive.mask(events).to_numpy().copy())
         weights = plain.weights
         if self.recipe.weights is not None:
             rule = self.recipe.weights.of(events)
@@ -107,11 +121,17 @@ class Encoded:
         """(n,) float32 what each event is worth: the recipe's value, or 1 for a positive."""
         if self.recipe.value:
             return value_of(events, self.dataset.schema, self.recipe.value)
-        return torch.from_numpy(self.recipe.positive.mask(events).to_numpy().copy()).float()
+        return torch.from_numpy(self.positive.mask(events).to_numpy().copy()).float()
 
     def positives(self, events: pl.DataFrame) -> Interactions:
         """The positive events among them."""
-        return self.interactions(events.filter(self.recipe.positive.mask(events)))
+        return self.interactions(events.filter(self.positive.mask(events)))
+
+    def gains(self, events: pl.DataFrame) -> Tensor | None:
+        """(n,) float64 what each positive event is worth: its grade in a collection; else None, 1 each."""
+        if not isinstance(self.recipe.data, Collection):
+            return None
+        return torch.from_numpy(number_array(events.filter(self.positive.mask(events))[GRADE])).double()
 
     def past(self, events: pl.DataFrame) -> HistoryColumn | None:
         """The history column made of these events; None when the recipe has no history."""

@@ -16,7 +16,7 @@ from twotower.data.elapsed import elapsed_name
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.task import Task
-from twotower.metrics.ranking import average, evaluate
+from twotower.metrics.ranking import average
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
@@ -175,7 +175,7 @@ def _lists(
 
     def by_lists(model: Model) -> dict[str, float]:
         keys = rescore(model, prepared.items, select, held).keys
-        return {"nDCG@10": average(evaluate(keys, select.relevant, ["nDCG@10"])["nDCG@10"]).value}
+        return {"nDCG@10": average(select.measure(keys, ["nDCG@10"])["nDCG@10"]).value}
 
     return source, by_lists
 
@@ -183,7 +183,7 @@ def _lists(
 @torch.inference_mode()
 def rank_catalogue(model: Model, items: Batch, task: Task) -> dict[str, float]:
     """nDCG@10 and R@10 of a dot or late model over the whole catalogue, seen items masked."""
-    values = evaluate(best_of_catalogue(model, items, task, 10), task.relevant, ["nDCG@10", "R@10"])
+    values = task.measure(best_of_catalogue(model, items, task, 10), ["nDCG@10", "R@10"])
     return {name: average(value).value for name, value in values.items()}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import torch
@@ -16,15 +17,16 @@ from twotower.config import nearest
 from twotower.data.dataset import Dataset
 from twotower.data.features import Features
 from twotower.data.golden import GoldenRows
-from twotower.data.history import History
+from twotower.data.interactions import Interactions
 from twotower.data.leakage import LeakageReport
 from twotower.data.splits import HeldOut, Split, split
 from twotower.data.synthetic import Synthetic
 from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.evaluate.task import Task, make_task
-from twotower.pipeline.encoded import TABLES, Encoded
+from twotower.pipeline.encoded import TABLES, Encoded, positive_rule
 from twotower.pipeline.recipe import Recipe
 from twotower.schema import Field, Schema
+from twotower.types import Ragged
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Prepared(Encoded):
             raise ConfigError(f"the {recipe.data.reader} reader reads files: say where with --data")
         else:
             dataset = recipe.data.read(path, on_error)
-        dataset = recipe.positive.apply(replace(dataset, schema=_schema(dataset.schema, recipe)))
+        dataset = positive_rule(recipe).apply(replace(dataset, schema=_schema(dataset.schema, recipe)))
         parts = split(dataset, recipe.split)
         features = Features.fit(dataset, parts.train) if older is None else older.grow(dataset, parts.train)
         return cls(recipe, dataset, parts, features)
@@ -90,7 +92,7 @@ class Prepared(Encoded):
 
     @cached_property
     def leakage(self) -> LeakageReport:
-        return LeakageReport.of(self.split, self.recipe.positive)
+        return LeakageReport.of(self.split, self.positive)
 
     @cached_property
     def item_counts(self) -> Tensor:
@@ -100,13 +102,16 @@ class Prepared(Encoded):
     def task(self, held_out: HeldOut) -> Task:
         """Every query with a held-out positive, its past up to the cut, and what is to be found.
 
-        Context columns belong to a request, not to a query: they are missing here.
+        Context columns belong to a request, not to a query: they are missing here. A collection's grades are
+        the gains of what is to be found.
         """
-        target = self.positives(self.split.part(held_out))
+        events = self.split.part(held_out)
+        target, gains = self.positives(events), self.gains(events)
         keys = torch.unique(target.query_keys)
         before = self.split.history(held_out)
         if self.recipe.evaluate.queries == "warm":
             keys = keys[torch.isin(keys, self.positives(before).query_keys)]
+        wanted, worth = _by_query(target, gains, len(self.dataset.queries))
         time = None
         if self.dataset.schema.time is not None:  # of the first event that is to be found
             last = torch.full((len(self.dataset.queries),), torch.inf, dtype=torch.float64)
@@ -116,22 +121,29 @@ class Prepared(Encoded):
             self.request_columns(keys, before, target),
             self.history(before, "positive").lists().take(keys),
             self.history(before, self.recipe.evaluate.seen).seen().take(keys),
-            History.of(target, len(self.dataset.queries)).lists().take(keys),
+            wanted.take(keys),
             self.n_items,
             time,
+            None if worth is None else worth.take(keys).values,
         )
 
 
+def _by_query(target: Interactions, gains: Tensor | None, n_queries: int) -> tuple[Ragged, Ragged | None]:
+    """The items of each query's events, and what they are worth."""
+    order = target.query_keys.argsort(stable=True)
+    counts = torch.bincount(target.query_keys, minlength=n_queries)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    worth = None if gains is None else Ragged(gains[order], offsets)
+    return Ragged(target.item_keys[order], offsets), worth
+
+
 def _schema(schema: Schema, recipe: Recipe) -> Schema:
-    """The reader's schema with the recipe's changes and the history column."""
+    """The reader's schema with the recipe's changes, further readings of texts, and the history column."""
     known = [field.name for field in schema.fields]
-    for name in recipe.fields:
+    fields = [_changed(field, recipe.fields.get(field.name, {}), field.name) for field in schema.fields]
+    for name, changes in recipe.fields.items():
         if name not in known:
-            raise ConfigError(f"fields: the data has no field {name!r}{nearest(name, known)}")
-    fields = [
-        Field.parse({**field.plain(), **recipe.fields.get(field.name, {})}, where=f"fields.{field.name}")
-        for field in schema.fields
-    ]
+            fields.append(_further(schema, name, changes))
     if recipe.history is not None:
         option = recipe.history
         fields.append(
@@ -144,3 +156,22 @@ def _schema(schema: Schema, recipe: Recipe) -> Schema:
             )
         )
     return Schema(query=schema.query, item=schema.item, fields=tuple(fields))
+
+
+def _changed(field: Field, changes: Mapping[str, Any], name: str) -> Field:
+    """The field with some options changed; what nobody set stays open to the defaults of its new kind."""
+    own = field.model_dump(mode="json", exclude_unset=True)
+    return Field.parse({**own, **changes, "name": name}, where=f"fields.{name}")
+
+
+def _further(schema: Schema, name: str, changes: Mapping[str, Any]) -> Field:
+    """One more reading of a text that is there: ``of`` names it, and ``tokenizer`` says how it is read."""
+    texts = [field.name for field in schema.having(kind="text")]
+    of = changes.get("of")
+    if of in texts:
+        return _changed(schema[of], changes, name)
+    known = [field.name for field in schema.fields]
+    if of is None:
+        more = "; one more reading of a text names it with of" if texts else ""
+        raise ConfigError(f"fields: the data has no field {name!r}{nearest(name, known)}{more}")
+    raise ConfigError(f"fields.{name}: of={of!r} is no text of the data{nearest(str(of), texts)}")

@@ -24,7 +24,6 @@ from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.errors import DataError
 from twotower.evaluate.experiment import request_of
 from twotower.evaluate.task import Task
-from twotower.metrics.ranking import evaluate
 from twotower.types import Batch, Candidates
 
 Depths = Mapping[str, int]
@@ -68,12 +67,12 @@ def quality_by_depths(
     values = torch.zeros(len(grid), len(task), dtype=torch.float64)
     for start in range(0, len(task), queries_at_once):
         stop = min(start + queries_at_once, len(task))
-        rows, relevant = request.rows(start, stop), task.relevant.take(torch.arange(start, stop))
+        rows, asked = request.rows(start, stop), task.take(torch.arange(start, min(stop, len(task))))
         stages: tuple[Stage, ...] = cascade.stages
         if steady:
             stages = (*_recorded(cascade, steady, rows, grid), *cascade.stages[steady:])
         for plan, found in _explore(stages, rows, None, sorted(enumerate(grid), key=_deepest_first(stages))):
-            values[plan, start:stop] = evaluate(found.keys, relevant, [measure])[measure]
+            values[plan, start:stop] = asked.measure(found.keys, [measure])[measure]
         if progress is not None:
             progress(stop, len(task))
     return values
