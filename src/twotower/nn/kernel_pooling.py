@@ -17,7 +17,7 @@ FAR = 1e4
 LEAST = 1e-10
 """The least soft count whose logarithm is taken."""
 SCALE = 0.01
-"""Of the logarithms (the published code's): sums of them are too large for a layer that starts as layers do."""
+"""Of the logarithms (the published code's): plain sums of them swamp a layer that starts as layers do."""
 
 
 class KernelPooling(nn.Module):
