@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field as Option
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.batches import Examples
+from twotower.data.hard_negatives import HardNegatives, Mining
 from twotower.data.negatives import InBatch as BatchNegatives
 from twotower.data.negatives import Mixed, Popularity
 from twotower.errors import ConfigError
@@ -40,12 +42,38 @@ class CountsConfig(Config):
     kind: Literal["counts"] = "counts"
 
 
+class HardConfig(Mining):
+    """Hard negatives of every positive, mined before the model is trained: `twotower.data.hard_negatives`."""
+
+    by: tuple[str, ...] = Option(
+        min_length=1, description="sources of the cascade, or other models: who serves; several are united"
+    )
+    n: int = Option(4, ge=1, description="drawn for each positive in each batch")
+    teacher: str | None = Option(
+        None, description="a source or model whose scores guard; null: the first of by"
+    )
+
+
 class InBatchConfig(Config):
     """Softmax over the items of the batch, corrected for their frequency (Yi et al., RecSys 2019)."""
 
     kind: Literal["in-batch"] = "in-batch"
     log_q: Literal["counts", "streaming", "none"] = "counts"
     uniform: int = Option(0, ge=0, description="uniform negatives beside the batch (Yang et al., WWW 2020)")
+    hard: HardConfig | None = Option(
+        None, description="mined negatives beside the batch, as candidates of all its rows; with log_q: none"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there were hard negatives keeps its fingerprint."""
+        return {name: value for name, value in plain(self).items() if (name, value) != ("hard", None)}
+
+    @model_validator(mode="after")
+    def _uncorrected(self) -> InBatchConfig:
+        if self.hard is not None and self.log_q != "none":
+            raise ValueError(f"hard negatives are no sample, log_q cannot be {self.log_q}; set log_q: none")
+        return self
 
 
 class SampledConfig(Config):
@@ -104,10 +132,26 @@ class _Softmax(Objective):
 
 
 class InBatch(_Softmax):
-    """The other rows' items are the negatives; with ``uniform`` > 0 the catalogue sends some too."""
+    """The other rows' items are the negatives; with ``uniform`` > 0 the catalogue sends some too.
 
-    def __init__(self, items: Batch, counts: Tensor, config: InBatchConfig, seed: int) -> None:
+    With ``hard`` each row brings some of its own, for all rows: known positives of a row, which another one
+    may bring, are masked.
+    """
+
+    def __init__(
+        self,
+        items: Batch,
+        counts: Tensor,
+        config: InBatchConfig,
+        seed: int,
+        hard: HardNegatives | None = None,
+    ) -> None:
         super().__init__(items)
+        if (config.hard is None) != (hard is None):
+            raise ConfigError(
+                "hard negatives are mined before training: give both, what is to be and what was"
+            )
+        self.hard, self.n_hard = hard, 0 if config.hard is None else config.hard.n
         if config.uniform and config.log_q != "counts":
             raise ConfigError("uniform negatives beside the batch need log_q: counts, for the mixture's q")
         known = counts if config.log_q == "counts" else None
@@ -129,17 +173,34 @@ class InBatch(_Softmax):
         if self.streaming is not None:
             self.streaming.update(keys.cpu())
             log_q = self.streaming(keys.cpu())
+        seen = None
+        if self.hard is not None:
+            candidates, seen = self._with_hard(examples, keys.cpu(), candidates.cpu(), self.hard)
+            candidates, seen = candidates.to(keys.device), seen.to(keys.device)
+            log_q = torch.zeros(len(candidates))
         log_q = log_q.to(keys.device)
         item = self.encode(model, candidates)
         if model.kind == "dot":
             loss = tiled_softmax(
-                query["vector"], item["vector"], log_q=log_q, item_keys=candidates, weight=weights
+                query["vector"], item["vector"], log_q=log_q, item_keys=candidates, seen=seen, weight=weights
             )
         else:
             loss = sampled_softmax(
-                model.score(query, item), log_q=log_q, item_keys=candidates, weight=weights
+                model.score(query, item), log_q=log_q, item_keys=candidates, seen=seen, weight=weights
             )
         return {"softmax": loss, **self.penalties(model, query, item, lambda: same(keys, candidates))}
+
+    def _with_hard(
+        self, examples: Examples, keys: Tensor, candidates: Tensor, hard: HardNegatives
+    ) -> tuple[Tensor, Tensor]:
+        """Candidates (C,) and those that the rows' lists send; (T, C), true for a row's known positives."""
+        owner = examples.query_keys.cpu()
+        if examples.items.dim() == 2:
+            owner = owner[(examples.items != NO_ITEM).nonzero()[:, 0].cpu()]
+        drawn = hard.draw(owner, keys, self.n_hard, self.draw)
+        more = torch.unique(drawn[drawn != NO_ITEM])
+        candidates = torch.cat([candidates, more[~torch.isin(more, candidates)]])
+        return candidates, hard.judged.contains(owner, candidates)
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {"draw": self.draw.get_state()}
@@ -217,8 +278,13 @@ def same(keys: Tensor, candidates: Tensor) -> Tensor:
     return (keys[:, None] == candidates).float()
 
 
-def make_objective(config: Any, items: Batch, counts: Tensor, seed: int) -> Objective:
-    """``items`` (N, ...) encoded item columns by key; ``counts`` (N,) positives per item in training."""
+def make_objective(
+    config: Any, items: Batch, counts: Tensor, seed: int, hard: HardNegatives | None = None
+) -> Objective:
+    """``items`` (N, ...) encoded item columns by key; ``counts`` (N,) positives per item in training.
+
+    ``hard`` is what was mined for an in-batch objective that asks for it.
+    """
     match config:
         case PointwiseConfig():
             return Pointwise(items)
@@ -227,7 +293,7 @@ def make_objective(config: Any, items: Batch, counts: Tensor, seed: int) -> Obje
         case FullStageConfig():
             return FullStageObjective(items, config)
         case InBatchConfig():
-            return InBatch(items, counts, config, seed)
+            return InBatch(items, counts, config, seed, hard)
         case SampledConfig():
             return Sampled(items, counts, config, seed)
         case FullSoftmaxConfig():
