@@ -121,7 +121,9 @@ class Recipe(Config):
     weights: SampleWeights | None = Option(None, description="how much training events count, by a column")
     split: SplitConfig = SplitConfig()
     history: HistoryOption | None = HistoryOption()
-    models: dict[str, ModelRecipe] = Option(min_length=1)
+    models: dict[str, ModelRecipe] = Option(
+        default_factory=dict, description="none where the sources of the cascade need none"
+    )
     cascade: tuple[StageRecipe, ...] = ()
     budget_ms: PositiveFloat | None = Option(
         None, description="of a served request over all stages; a stage that would be later is left out"
@@ -136,6 +138,8 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        if not self.models and not self.cascade:
+            raise ValueError("a recipe names models, or a cascade whose sources need none")
         # options that later steps read: found wrong now, not when the first model has been trained
         for name, model in self.models.items():
             model_class(model.model)[1].parse(model.config, where=f"models.{name}.config")
