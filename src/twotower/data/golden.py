@@ -55,7 +55,7 @@ class GoldenRows:
         }
         raw = {}
         for side, names in columns.items():
-            frame = side_rows[side].select(dict.fromkeys(schema[name].source for name in names))
+            frame = side_rows[side].select(list(dict.fromkeys(schema[name].source for name in names)))
             raw[side] = pl.concat([frame.clear(1), frame])
         return cls(**raw, encoded=_encode(features, raw))
 
