@@ -335,7 +335,7 @@ class Pipeline:
             raise StorageError(f"{results}: could not be written: {error}") from error
         words = ids.cast(pl.String)
         write_run(results / "run.trec", words, last.output, dataset.item_catalogue, self.recipe.name)
-        write_qrels(results / "qrels.trec", words, task.relevant, dataset.item_catalogue)
+        write_qrels(results / "qrels.trec", words, task.relevant, dataset.item_catalogue, task.gains)
 
 
 def _plain(result: FitResult) -> dict[str, Any]:
