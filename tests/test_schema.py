@@ -64,3 +64,49 @@ def test_contradictions_are_refused(fields, message):
 def test_query_and_item_must_be_ids_of_their_side(query, item):
     with pytest.raises(ConfigError, match="must name a field of kind id"):
         schema(query=query, item=item)
+
+
+def text(name="body", role="item", **options):
+    return {"name": name, "kind": "text", "role": role, **options}
+
+
+def test_a_text_read_of_another_is_no_column_of_a_table():
+    s = schema(
+        text(tokenizer="words"),
+        text("spelling", of="body", tokenizer="letters"),
+        text("place", "context"),
+        text("there", "context", of="place", tokenizer="words"),
+    )
+    assert s.side_columns("item") == ("movie", "body")
+    assert s.event_columns == ("user", "movie", "place")
+    assert [f.source for f in s.having(kind="text")] == ["body", "body", "place", "place"]
+
+
+def test_defaults_of_texts_with_a_tokenizer():
+    s = schema(text(), text("words", tokenizer="words"), text("letters", tokenizer="letters", max_length=9))
+    assert [(s[n].max_length, s[n].hash_buckets) for n in ("body", "words", "letters")] == [
+        (50, 0),
+        (256, 0),
+        (9, 32768),
+    ]
+    assert Schema.parse(s.plain()) == s
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([{**YEAR, "tokenizer": "words"}], "has a tokenizer, but is no text"),
+        ([text(role="label", tokenizer="words")], "has a tokenizer, but is no text"),
+        ([text("a"), text("b", of="a")], "reads 'a' and needs a tokenizer"),
+        ([text("b", of="a", tokenizer="words")], "'b': of='a' must name a text field of the same role"),
+        ([text("a", "query"), text("b", of="a", tokenizer="words")], "of the same role"),
+        ([text(tokenizer="letters", hash_buckets=0)], "letters are hashed and need hash_buckets"),
+        (
+            [text("a", tokenizer="words"), text("b", tokenizer="words", min_count=2)],
+            "'a' and 'b' share the vocabulary of 'words'",
+        ),
+    ],
+)
+def test_texts_that_make_no_sense(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        schema(*fields)

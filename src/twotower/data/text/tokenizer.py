@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,7 @@ class Tokenizer:
         for start in range(0, len(texts), CHUNK):
             ids = [each.ids for each in tokenizer.encode_batch_fast(texts[start : start + CHUNK])]
             counts += [len(each) for each in ids]
-            parts.append(
-                np.fromiter((token for each in ids for token in each), np.int64, sum(counts[start:]))
-            )
+            parts.append(np.fromiter(chain.from_iterable(ids), np.int64, sum(counts[start:])))
         return np.concatenate(parts) + FIRST, np.asarray(counts, dtype=np.int64)
 
     def digest(self) -> str:
