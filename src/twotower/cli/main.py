@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from twotower import __version__
-from twotower.cli import bundle, items, plan, report
+from twotower.cli import bundle, items, plan, report, search
 from twotower.cli.options import (
     Data,
     Json,
@@ -24,7 +24,7 @@ from twotower.cli.options import (
     json_object,
     stage_depths,
 )
-from twotower.cli.session import about_model, opened_pipeline, reported_errors, show
+from twotower.cli.session import about_model, opened_answerer, opened_pipeline, reported_errors, show
 
 app = typer.Typer(
     help=(
@@ -43,6 +43,7 @@ app.add_typer(bundle.app, name="bundle")
 app.add_typer(items.app, name="items")
 app.command()(plan.plan)
 app.command()(report.report)
+app.command()(search.search)
 
 
 @app.command()
@@ -126,7 +127,7 @@ def evaluate(
 
 @app.command()
 def recommend(
-    directory: Annotated[Path, typer.Argument(help="Directory of a run, or of bundles.", show_default=False)],
+    directory: search.Directory,
     user: Annotated[str | None, typer.Option("--user", help="Id of a known query (user).")] = None,
     features: Annotated[
         str | None,
@@ -137,12 +138,9 @@ def recommend(
         typer.Option("--history", help="Item ids the unseen user interacted with, comma separated."),
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="How many items.")] = 10,
-    depth: Annotated[
-        list[str] | None, typer.Option("--depth", help="Depth of a stage, such as --depth retrieve=200.")
-    ] = None,
-    items_log: Annotated[
-        Path | None, typer.Option("--items", help="Of a bundle: the log of `twotower items`.")
-    ] = None,
+    depth: search.Depth = None,
+    items_log: search.ItemsLog = None,
+    code: bundle.Code = None,
     as_json: Json = False,
 ) -> None:
     """Answer for one user, from a run or a bundle: items with titles and the score of every stage.
@@ -152,17 +150,7 @@ def recommend(
               twotower recommend runs/demo --features '{"country": "de"}' --history 50000003,50000006
     """
     with reported_errors():
-        from twotower.pipeline.answer import Answerer
-        from twotower.pipeline.bundles.bundle import Bundle, is_bundle
-        from twotower.pipeline.bundles.live import LiveBundle
-
-        if items_log is not None:
-            answerer = LiveBundle.load(directory, items_log).answerer()
-        elif is_bundle(directory):
-            answerer = Bundle.load(directory).answerer()
-        else:
-            answerer = Answerer.open(directory)
-        answer = answerer.answer(
+        answer = opened_answerer(directory, items_log, code).answer(
             user=user,
             features=None if features is None else json_object(features, "--features"),
             history=[] if history is None else [part.strip() for part in history.split(",") if part.strip()],

@@ -15,6 +15,7 @@ from twotower.cli.options import OnErrorChoice
 from twotower.errors import TwotowerError
 
 if TYPE_CHECKING:
+    from twotower.pipeline.answer import Answerer
     from twotower.pipeline.pipeline import Pipeline
 
 
@@ -73,6 +74,19 @@ def opened_pipeline(
         yield pipeline
         if not quiet:
             print(f"written to {pipeline.space.directory}", file=sys.stderr)
+
+
+def opened_answerer(directory: Path, items_log: Path | None, code: Sequence[str] | None) -> Answerer:
+    """Who answers for a run or for a bundle, with the changes of its items."""
+    from twotower.pipeline.answer import Answerer
+    from twotower.pipeline.bundles.bundle import Bundle, is_bundle
+    from twotower.pipeline.bundles.live import LiveBundle
+
+    if items_log is not None:
+        return LiveBundle.load(directory, items_log, code=code or ()).answerer()
+    if is_bundle(directory):
+        return Bundle.load(directory, code=code or ()).answerer()
+    return Answerer.open(directory)
 
 
 def show(what: Any, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from torch import Tensor
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Request
 from twotower.cascade.trace import Trace
+from twotower.config import nearest
 from twotower.data.elapsed import elapsed_name
 from twotower.errors import ConfigError
 from twotower.metrics.table import Column, Table
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.pipeline import Pipeline
 from twotower.types import PAD, UNKNOWN, Batch, Ragged
+
+_WIDTH = 90
+"""Characters of a text in a printed answer; longer ones are cut."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Answer:
     def text(self) -> str:
         # an id is a name, not an amount: without this it would be shown with thousands separators
         items = self.items.with_columns(pl.col(self.items.columns[1]).cast(pl.String))
+        words = pl.col(pl.String)
+        cut = words.str.head(_WIDTH - 1) + "\u2026"
+        items = items.with_columns(pl.when(words.str.len_chars() > _WIDTH).then(cut).otherwise(words))
         table = Table(tuple(Column(name) for name in items.columns), tuple(items.rows()))
         return f"{self.who}\n{table.text()}\n\n{self.trace}"
 
@@ -80,7 +88,50 @@ class Answerer:
         ConfigError
             Neither or both of user and features, an unknown id or field, or an unknown stage in ``depths``.
         """
-        request, who = self.request(user=user, features=features, history=history)
+        return self._answer(*self.request(user=user, features=features, history=history), k, depths)
+
+    def search(
+        self,
+        text: str,
+        *,
+        field: str | None = None,
+        k: int = 10,
+        depths: Mapping[str, int] | None = None,
+    ) -> Answer:
+        """The k best items for the words of a query that need not be known; nothing counts as seen.
+
+        ``field`` names the text of the query that the words are; None: its only one.
+
+        Raises
+        ------
+        ConfigError
+            No words, queries without a text that is encoded or with several, or an unknown stage.
+        """
+        if not text.strip():
+            raise ConfigError("the query is empty: say what to search for")
+        request, _ = self._unseen({self._searched(field): text}, ())
+        texts = [c.name for c in self.prepared.features.spec.columns if c.kind == "text"]
+        known = any(bool((request.query[name] > UNKNOWN).any()) for name in texts if name in request.query)
+        who = text if known else f"{text} (training knew none of these words)"
+        return self._answer(replace(request, allow=self.allow), who, k, depths)
+
+    def _searched(self, field: str | None) -> str:
+        """The text of the query that is searched by."""
+        schema = self.prepared.dataset.schema
+        texts = [f for f in schema.having(kind="text") if f.role in ("query", "context")]
+        read = list(dict.fromkeys(f.source for f in texts if f.tokenizer is not None))
+        if not texts:
+            raise ConfigError("queries have no text to search by; twotower recommend asks by id or features")
+        if not read:
+            names = ", ".join(f.name for f in texts)
+            raise ConfigError(f"nothing reads a text of the query ({names}): give it a tokenizer in fields:")
+        if field is None and len(read) > 1:
+            raise ConfigError(f"the query has the texts {', '.join(read)}: say which one the words are")
+        if field is not None and field not in read:
+            raise ConfigError(f"{field!r} is no text of the query that is read{nearest(field, read)}")
+        return field or read[0]
+
+    def _answer(self, request: Request, who: str, k: int, depths: Mapping[str, int] | None) -> Answer:
         last = self.cascade.stages[-1].name
         chosen = (
             {stage.name: max(stage.k, k) for stage in self.cascade.stages} | {last: k} | dict(depths or {})
@@ -91,8 +142,7 @@ class Answerer:
         real = best.mask[0]
         keys = best.keys[0][real].numpy()
         schema = self.prepared.dataset.schema
-        texts = [f.name for f in schema.having(kind="text", role="item")]
-        items = self.prepared.dataset.items.select(schema.item, *texts)[keys]
+        items = self.prepared.dataset.items.select(schema.item, *self._shown)[keys]
         scores = {  # a stage that ran out of time gave none
             f"{s.name} score": best.pair[f"{s.name}_score"][0][real].numpy()
             for s in self.cascade.stages
@@ -100,6 +150,17 @@ class Answerer:
         }
         items = items.with_columns(pl.Series(name, values) for name, values in scores.items())
         return Answer(who, items.with_row_index("rank", offset=1), trace)
+
+    @cached_property
+    def _shown(self) -> list[str]:
+        """Texts by which people know an item: those no model reads; if no item has one, the first other."""
+        schema, items = self.prepared.dataset.schema, self.prepared.dataset.items
+        texts = schema.having(kind="text", role="item")
+        read = {f.source for f in texts if f.tokenizer is not None}
+        plain = [f.name for f in texts if f.source == f.name and f.name not in read]
+        if all(items[name].null_count() == len(items) for name in plain):
+            return plain + [f.name for f in texts if f.source == f.name and f.name in read][:1]
+        return plain
 
     def request(
         self,
