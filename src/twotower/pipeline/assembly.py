@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -182,7 +182,7 @@ class Assembly:
             model = self.model(about.model).at_store(store)
             stage = Rank(model, self.table(about.model, model, verify, store), about.k, name)
         if self.recipe.plan is not None:
-            stage.k = self.recipe.plan.depths.get(name, stage.k)
+            at_depths(stage, self.recipe.plan.depths)
         return stage
 
     def stage(self, about: StageRecipe, verify: bool = True) -> Stage:
@@ -268,3 +268,9 @@ class Assembly:
     @property
     def _attributes(self) -> Attributes:
         return Attributes.of(self._encoded().dataset)
+
+
+def at_depths(stage: Stage, depths: Mapping[str, int]) -> None:
+    """Give a stage, and the sources within it, the depths that a plan has for them."""
+    for each in (stage, *(stage.sources if isinstance(stage, Fuse) else ())):
+        each.k = depths.get(each.name, each.k)

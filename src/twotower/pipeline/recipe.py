@@ -213,21 +213,25 @@ class Recipe(Config):
         return first[0].sources if first and isinstance(first[0], RetrieveRecipe) else ()
 
     def _check_plan(self) -> None:
-        """A plan names stages of this cascade, and storage depths that their models offer."""
+        """A plan names stages and sources of this cascade, and storage depths that models of stages offer."""
         plan = self.plan or PlanRecipe()
         stages = dict(zip(self.stage_names, self.cascade, strict=True))
-        for name in {*plan.depths, *plan.stores}:
+        known = [*stages, *(source.name for source in self.sources)]
+        for name in plan.depths:
+            if name not in known:
+                raise ValueError(f"plan: no stage or source is called {name!r}{nearest(name, known)}")
+        for name in plan.stores:
             if name not in stages:
                 raise ValueError(f"plan: no stage is called {name!r}{nearest(name, stages)}")
         for name, store in plan.stores.items():
             stage = stages[name]
-            known = (
+            offered = (
                 model_class(self.models[stage.model].model)[0].stores
                 if isinstance(stage, ScoreRecipe)
                 else ()
             )
-            if store not in known:
-                raise ValueError(f"plan: stage {name!r} cannot store {store!r}; it offers: {list(known)}")
+            if store not in offered:
+                raise ValueError(f"plan: stage {name!r} cannot store {store!r}; it offers: {list(offered)}")
 
     def teachers(self, name: str) -> tuple[str, ...]:
         """The models that must be trained before ``name`` to teach it, nearest first."""

@@ -155,7 +155,9 @@ StageRecipe = Annotated[
 class PlanRecipe(Config):
     """What the planner chose for serving (`twotower plan`). Models learn at the stages' own depths."""
 
-    depths: dict[str, PositiveInt] = Option({}, description="candidates handed on, by the stage's name")
+    depths: dict[str, PositiveInt] = Option(
+        {}, description="candidates handed on, by the name of the stage or the source"
+    )
     stores: dict[str, str] = Option(
         {}, description="what a stage keeps of every item, of the `store` depths of its model"
     )

@@ -160,7 +160,7 @@ def test_a_recipe_serves_its_plan_without_training(trained, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"depths": {"retriev": 5}}, "plan: no stage is called 'retriev'; did you mean 'retrieve'"),
+        ({"depths": {"retriev": 5}}, "plan: no stage or source is called 'retriev'; did you mean 'retrieve'"),
         ({"depths": {"rank": 0}}, "greater than 0"),
         ({"stores": {"rank": "disk"}}, "cannot store 'disk'; it offers: .*'first_layer'"),
         ({"stores": {"retrieve": "ids"}}, "stage 'retrieve' cannot store 'ids'"),

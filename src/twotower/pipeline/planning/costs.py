@@ -5,7 +5,9 @@ it will when serving. All depths and all storage depths take turns with the same
 round: whatever else the machine does meets them alike. A median for each number of candidates, and a line
 through the medians.
 
-Letters: K candidates a stage is given; for the first stage, which is given none, those it is asked for.
+Letters: K candidates a stage is given; for the first stage, which is given none, those it is asked for. Of
+several sources each has its own line, by what it is asked for; that of their stage is of uniting them, by
+what all of them are asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.fuse import Fuse, Scorer
 from twotower.cascade.stage import Request, Stage
 from twotower.errors import ConfigError
 from twotower.evaluate.latency import one_thread
@@ -70,13 +74,17 @@ class Costs:
     bytes_per_item: dict[str, dict[str, float]]
     around_ms: float  # of a request, outside its stages
     clock: Clock
+    sources: Mapping[str, int] = field(default_factory=dict)  # of the first stage, and their own depths
 
     def ms(self, depths: Mapping[str, int], stores: Mapping[str, str]) -> float:
         """Predicted milliseconds of one request; ``stores`` names a depth where a stage offers several."""
-        total, given = self.around_ms, None
+        asked = {name: depths.get(name, k) for name, k in self.sources.items()}
+        total = self.around_ms + sum(self.lines[name][AS_IT_IS](k) for name, k in asked.items())
+        given = sum(asked.values()) if asked else None
         for stage, lines in self.lines.items():
-            total += lines[stores.get(stage, AS_IT_IS)](depths[stage] if given is None else given)
-            given = depths[stage]
+            if stage not in asked:
+                total += lines[stores.get(stage, AS_IT_IS)](depths[stage] if given is None else given)
+                given = depths[stage]
         return total
 
     def bytes(self, stores: Mapping[str, str]) -> float:
@@ -129,34 +137,68 @@ def measure_costs(
                 whole = (now() - start) * 1e3
                 if number < warm_up:
                     continue
-                timed = [stage for stage in cascade.stages if isinstance(stage, _Timed)]
+                timed = [each for s in cascade.stages if isinstance(s, _Timed) for each in (*s.sources, s)]
                 around.append(whole - sum(stage.took_ms for stage in timed))
                 for stage in timed:
                     took[stage.name, stage.store][stage.given].append(stage.took_ms)
     lines = {
-        name: {
-            store: Line.fit({k: statistics.median(ms) for k, ms in sorted(took[name, store].items())})
-            for store in own
-        }
-        for name, own in variants.items()
+        name: {store: _line(took[name, store]) for store in own}
+        for name, own in _with_sources(variants).items()
     }
-    kept = {name: {store: s.bytes_per_item for store, s in own.items()} for name, own in variants.items()}
-    return Costs(lines, kept, statistics.median(around), clock)
+    kept = {
+        name: {store: _own_bytes(stage) for store, stage in own.items()}
+        for name, own in _with_sources(variants).items()
+    }
+    first = next(iter(next(iter(variants.values())).values()))
+    sources = {source.name: source.k for source in first.sources} if isinstance(first, Fuse) else {}
+    return Costs(lines, kept, statistics.median(around), clock, sources)
+
+
+def _line(took: Mapping[int, Sequence[float]]) -> Line:
+    return Line.fit({k: statistics.median(ms) for k, ms in sorted(took.items())})
+
+
+def _with_sources(variants: Variants) -> Variants:
+    """The stages, with the sources of one in front of it as stages of their own."""
+    found: Variants = {}
+    for name, own in variants.items():
+        for stage in own.values():
+            sources = stage.sources if isinstance(stage, Fuse) else ()
+            found |= {source.name: {AS_IT_IS: source} for source in sources}
+        found[name] = own
+    return found
+
+
+def _own_bytes(stage: Stage) -> float:
+    """What a stage keeps beside its sources."""
+    return 0.0 if isinstance(stage, Fuse) else stage.bytes_per_item
 
 
 class _Timed(Stage):
-    """A stage that remembers how long its last run took, and with how many candidates."""
+    """A stage that remembers how long its last run took, and with how many candidates; sources apart."""
+
+    scores_of: Callable[[Request, Tensor], Tensor]  # where the stage has it
 
     def __init__(self, store: str, stage: Stage, now: Callable[[], float]) -> None:
         super().__init__(stage.name, stage.k)
-        self.store, self.stage, self.now = store, stage, now
+        self.store, self.now = store, now
+        self.sources: tuple[_Timed, ...] = ()
+        if isinstance(stage, Fuse):
+            self.sources = tuple(_Timed(AS_IT_IS, source, now) for source in stage.sources)
+            stage = Fuse(self.sources, stage.by, stage.k, stage.name)
+        self.stage = stage
+        if isinstance(stage, Scorer):
+            self.scores_of = stage.scores_of
         self.took_ms, self.given = 0.0, 0
 
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         start = self.now()
         output = self.stage.run(request, candidates, k)
-        self.took_ms = (self.now() - start) * 1e3
-        self.given = k if candidates is None else candidates.keys.shape[1]
+        self.took_ms = (self.now() - start) * 1e3 - sum(source.took_ms for source in self.sources)
+        if self.sources:
+            self.given = sum(source.given for source in self.sources)
+        else:
+            self.given = k if candidates is None else candidates.keys.shape[1]
         return output
 
     @property

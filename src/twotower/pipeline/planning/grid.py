@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.filter import Filter
+from twotower.cascade.fuse import Fuse
 from twotower.cascade.rank import Rank
 from twotower.config import nearest
 from twotower.errors import ConfigError
@@ -21,22 +23,69 @@ def depth_grid(
 
     The last stage hands on what it does. The first and every scoring one before the last are planned: from
     what the last hands on, by 1-2-5 steps to `BEYOND` times their own depth. A filter passes all it is given
-    on; other stages keep their depth. ``given`` replaces the steps of a stage by name.
+    on; other stages keep their depth. Of several sources each is tried alone at half and at twice its depth,
+    and all together: with S sources that is 2 S + 3 times the plans of one, and no plan hands on more than
+    its sources find. ``given`` replaces the steps of a stage or a source by name; those of sources are then
+    tried in all combinations, and sources that are not named keep their depth.
 
     Raises
     ------
     ConfigError
-        ``given`` names no planned stage, or leaves no plan.
+        ``given`` names no planned stage or source, or leaves no plan.
     """
     *early, last = cascade.stages
+    steps = given or {}
+    sources = _source_depths(cascade, n_items, steps)
     planned = [s.name for number, s in enumerate(early) if number == 0 or isinstance(s, Rank)]
-    for name in given or {}:
-        if name not in planned:
-            raise ConfigError(f"no depth of a stage {name!r} is planned{nearest(name, planned)}")
+    for name in steps:
+        if name not in (*planned, *sources[0]):
+            raise ConfigError(
+                f"no depth of a stage {name!r} is planned{nearest(name, [*planned, *sources[0]])}"
+            )
+    first, own = cascade.stages[0], sources_of(cascade)
+    plans = [
+        {**depths, **plan}
+        for depths in sources
+        for plan in _stage_depths(cascade, planned, n_items, steps)
+        if not depths
+        or plan[first.name] <= sum(depths.values())
+        or (plan[first.name] == first.k and depths == own)
+    ]
+    if not plans:
+        raise ConfigError(f"no plan: every depth of a stage is above those of the one before, in {given}")
+    return [{**plan, last.name: last.k} for plan in plans]
+
+
+def sources_of(cascade: Cascade) -> dict[str, int]:
+    """The depths of the sources of the first stage, by name; nothing where it is its own source."""
+    first = cascade.stages[0]
+    return {source.name: source.k for source in first.sources} if isinstance(first, Fuse) else {}
+
+
+def _source_depths(
+    cascade: Cascade, n_items: int, given: Mapping[str, Sequence[int]]
+) -> list[dict[str, int]]:
+    """Depths for the sources, the cascade's own first; one without any where there are none."""
+    own = sources_of(cascade)
+    if own.keys() & given.keys():
+        tried = [sorted({min(k, n_items) for k in given.get(name, (own[name],))}) for name in own]
+        return [dict(zip(own, depths, strict=True)) for depths in itertools.product(*tried)]
+    half = {name: max(1, k // 2) for name, k in own.items()}
+    twice = {name: min(2 * k, max(k, n_items)) for name, k in own.items()}
+    alone = [{**own, name: other[name]} for name in own for other in (half, twice)]
+    found = [own, *alone, half, twice]
+    return [depths for number, depths in enumerate(found) if depths not in found[:number]]
+
+
+def _stage_depths(
+    cascade: Cascade, planned: Sequence[str], n_items: int, given: Mapping[str, Sequence[int]]
+) -> list[dict[str, int]]:
+    """Depths for every stage but the last."""
+    *early, last = cascade.stages
     plans: list[dict[str, int]] = [{}]
     for number, stage in enumerate(early):
         if stage.name in planned:
-            steps = (given or {}).get(stage.name) or [*steps_between(last.k, BEYOND * stage.k), stage.k]
+            steps = given.get(stage.name) or [*steps_between(last.k, BEYOND * stage.k), stage.k]
             steps = sorted({min(k, n_items) for k in steps})
         else:
             steps = [stage.k]
@@ -48,9 +97,7 @@ def depth_grid(
             for k in steps
             if passes or stage.name not in planned or not number or k <= plan[before]
         ]
-    if not plans:
-        raise ConfigError(f"no plan: every depth of a stage is above those of the one before, in {given}")
-    return [{**plan, last.name: last.k} for plan in plans]
+    return plans
 
 
 def steps_between(least: int, most: int) -> list[int]:

@@ -14,10 +14,11 @@ from twotower.evaluate.experiment import request_of
 from twotower.index.item_table import Encode
 from twotower.metrics.ranking import Measure
 from twotower.models.base import Model
+from twotower.pipeline.assembly import at_depths
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.planning.choice import Point, points_of
 from twotower.pipeline.planning.costs import Clock, measure_costs
-from twotower.pipeline.planning.grid import depth_grid, levels_of
+from twotower.pipeline.planning.grid import depth_grid, levels_of, sources_of
 from twotower.pipeline.planning.plan import Survey
 from twotower.pipeline.planning.quality import quality_by_depths, steady_stages
 from twotower.pipeline.planning.storage import at_store, store_of, variants_of
@@ -46,7 +47,7 @@ def survey_run(
     Parameters
     ----------
     depths
-        The depths to try of a stage, by its name, instead of those of `planning.grid.depth_grid`.
+        The depths to try of a stage or a source, by its name, instead of those of `planning.grid.depth_grid`.
     queries
         ``fresh`` leaves out the validation queries that a ranker of the cascade learnt lists from: there it
         finds what it was taught, the better the deeper it is asked to look.
@@ -104,7 +105,7 @@ def planned_cascade(
     if cascade is None:
         raise ConfigError(f"{pipeline.space.directory}: the recipe has no cascade")
     stages = {stage.name: stage for stage in cascade.stages}
-    for name in {*depths, *(stores or {})} - stages.keys():
+    for name in {*(depths.keys() - sources_of(cascade).keys()), *(stores or {})} - stages.keys():
         raise ConfigError(f"the plan is of another cascade: it has a stage {name!r}, here are {cascade}")
     for name, store in (stores or {}).items():
         stage = stages[name]
@@ -112,8 +113,8 @@ def planned_cascade(
             raise ConfigError(f"stage {name!r} has no storage depth to choose; found {store!r}")
         if store_of(stage) != store:
             stages[name] = at_store(stage, store, encoder(pipeline.prepared), None)
-    for name, k in depths.items():
-        stages[name].k = k
+    for stage in stages.values():
+        at_depths(stage, depths)
     return Cascade(*stages.values(), budget=cascade.budget)
 
 
@@ -125,7 +126,7 @@ def encoder(prepared: Prepared) -> Callable[[Model], Encode]:
 
 def _of_recipe(points: Sequence[Point], cascade: Cascade) -> Point:
     """The plan that the cascade has as it stands, or the nearest that was tried."""
-    own = {stage.name: stage.k for stage in cascade.stages}
+    own = {stage.name: stage.k for stage in cascade.stages} | sources_of(cascade)
     stores = {stage.name: store_of(stage) for stage in cascade.stages}
 
     def distance(point: Point) -> tuple[int, int]:

@@ -5,7 +5,8 @@ are *steady*. They score all that the deepest retrieval finds, once; what they w
 follows by cutting the lists and sorting the remembered scores. A stage behind which that no longer holds runs
 again for each way its candidates may have come: a list model, one that reads the rank in a later stage than
 the first (ranks depend on who else came so far), retrieval by an approximate index or from several sources,
-diversity, rules. Either way the numbers are those of the cascade run at these depths.
+diversity, rules. Each of several sources is asked once at each of its depths. Either way the numbers are
+those of the cascade run at these depths.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.fuse import Fuse, Scorer
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Request, Stage, rank_pair
@@ -27,7 +29,7 @@ from twotower.evaluate.task import Task
 from twotower.types import Batch, Candidates
 
 Depths = Mapping[str, int]
-"""Stage -> candidates it hands on, for every stage."""
+"""Stage -> candidates it hands on, for every stage; and for each source of the first, where it is planned."""
 
 
 def steady_stages(cascade: Cascade) -> int:
@@ -69,8 +71,12 @@ def quality_by_depths(
         stop = min(start + queries_at_once, len(task))
         rows, asked = request.rows(start, stop), task.take(torch.arange(start, min(stop, len(task))))
         stages: tuple[Stage, ...] = cascade.stages
+        first = cascade.stages[0]
         if steady:
             stages = (*_recorded(cascade, steady, rows, grid), *cascade.stages[steady:])
+        elif isinstance(first, Fuse):
+            kept = Fuse([Kept(source) for source in first.sources], first.by, first.k, first.name)
+            stages = (kept, *cascade.stages[1:])
         for plan, found in _explore(stages, rows, None, sorted(enumerate(grid), key=_deepest_first(stages))):
             values[plan, start:stop] = asked.measure(found.keys, [measure])[measure]
         if progress is not None:
@@ -107,6 +113,27 @@ class Remembered(Stage):
         return 0
 
 
+class Kept(Stage):
+    """A source that is asked once at each depth, by one request; then it remembers."""
+
+    scores_of: Callable[[Request, Tensor], Tensor]  # where the source has it
+
+    def __init__(self, source: Stage) -> None:
+        super().__init__(source.name, source.k)
+        self.source, self._found = source, dict[int, Candidates]()
+        if isinstance(source, Scorer):
+            self.scores_of = source.scores_of
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        if k not in self._found:
+            self._found[k] = self.source.run(request, candidates, k)
+        return self._found[k]
+
+    @property
+    def bytes_per_item(self) -> float:
+        return self.source.bytes_per_item
+
+
 def _said_by(stages: Sequence[Stage]) -> list[str]:
     """The pair fields of steady stages that are the same at all depths."""
     return [f"{stages[0].name}_rank", *(f"{stage.name}_score" for stage in stages)]
@@ -131,21 +158,37 @@ def _explore(
 ) -> Iterator[tuple[int, Candidates]]:
     """(number of the plan, last candidates); plans that begin alike share their first stages' work.
 
-    ``plans`` are sorted by depth, stage by stage, the deepest first.
+    ``plans`` are sorted by depth, stage by stage, the deepest first; those of sources before their stage's.
     """
     if not stages:
         assert given is not None
         yield from ((number, given) for number, _ in plans)
         return
-    stage, ordered = stages[0], None
-    for k, group in groupby(plans, key=lambda plan: plan[1][stage.name]):
-        if isinstance(stage, Recorded | Remembered | Rank):  # cuts an order that does not depend on the cut
-            ordered = stage.run(request, given, k) if ordered is None else ordered.best(k)
-            found = ordered
-        else:
-            found = stage.run(request, given, k)
-        yield from _explore(stages[1:], request, found, list(group))
+    stage = stages[0]
+    for _, alike in groupby(plans, key=lambda plan: _of_sources(stage, plan[1])):
+        group, ordered = list(alike), None
+        asked = replace(request, depths=_of_sources(stage, group[0][1]))
+        for k, same in groupby(group, key=lambda plan: plan[1][stage.name]):
+            if isinstance(stage, Recorded | Remembered | Rank | Fuse):
+                # cuts an order that does not depend on the cut
+                ordered = stage.run(asked, given, k) if ordered is None else ordered.best(k)
+                found = ordered
+            else:
+                found = stage.run(asked, given, k)
+            yield from _explore(stages[1:], request, found, list(same))
+
+
+def _of_sources(stage: Stage, depths: Depths) -> dict[str, int]:
+    """The depths of the sources within a stage, where a plan names them."""
+    sources = stage.sources if isinstance(stage, Fuse) else ()
+    return {source.name: depths[source.name] for source in sources if source.name in depths}
 
 
 def _deepest_first(stages: Sequence[Stage]) -> Callable[[tuple[int, Depths]], tuple[int, ...]]:
-    return lambda plan: tuple(-plan[1][stage.name] for stage in stages)
+    def place(plan: tuple[int, Depths]) -> tuple[int, ...]:
+        depths = plan[1]
+        return tuple(
+            -k for stage in stages for k in (*_of_sources(stage, depths).values(), depths[stage.name])
+        )
+
+    return place
