@@ -71,7 +71,7 @@ class TextEncoder(nn.Module, ABC):
         mask = tokens != PAD
         if segments is not None:
             segments = segments[:, : tokens.shape[1]]
-        if torch.is_grad_enabled() or tokens.numel() <= self._budget(tokens):
+        if len(tokens) and (torch.is_grad_enabled() or tokens.numel() <= self._budget(tokens)):
             with self._precision(tokens):
                 return States(self._masked(tokens, mask, segments), mask)
         out = torch.zeros(*tokens.shape, self.dim, device=tokens.device)

