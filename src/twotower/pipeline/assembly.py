@@ -190,7 +190,7 @@ class Assembly:
         name = self._name(about)
         match about:
             case RetrieveRecipe(model=None):
-                return Fuse([self._source(s, verify) for s in about.sources], about.fuse, about.k, name)
+                return Fuse([self.source(s, verify) for s in about.sources], about.fuse, about.k, name)
             case RetrieveRecipe():
                 assert about.model is not None
                 return self._retrieve(about.model, about.k, name, verify)
@@ -208,7 +208,8 @@ class Assembly:
                 assert about.field is not None
                 return Diversify(about.how, self._values_of(about.field), about.k, name, tensor=about.field)
 
-    def _source(self, about: SourceRecipe, verify: bool) -> Stage:
+    def source(self, about: SourceRecipe, verify: bool = True) -> Stage:
+        """One of the sources of the first stage."""
         if about.model is not None:
             return self._retrieve(about.model, about.k, about.name, verify)
         if about.similar is not None:

@@ -13,6 +13,7 @@ from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
 from twotower.data.batches import EventBatches, Examples, ListBatches
 from twotower.data.elapsed import elapsed_name
+from twotower.data.hard_negatives import HardNegatives
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.task import Task
@@ -40,13 +41,15 @@ def train_model(
     *,
     before: Cascade | None = None,
     teacher: Stage | None = None,
+    hard: HardNegatives | None = None,
     start: Callable[[Model], object] | None = None,
     directory: Path | None = None,
     events: Listener = silent,
 ) -> tuple[Model, FitResult]:
     """Train ``recipe.models[name]``; ``before`` is the cascade whose lists a list-wise ranker learns from.
 
-    ``teacher`` is the trained stage that a pre-ranker learns from on full-stage samples.
+    ``teacher`` is the trained stage that a pre-ranker learns from on full-stage samples, ``hard`` what was
+    mined for an in-batch objective that asks for it (`twotower.pipeline.mining`).
     ``start`` may change the fresh model, to start warm. With a directory the training resumes where it was
     interrupted.
     """
@@ -60,7 +63,7 @@ def train_model(
         return model, _counted(prepared, model, about.train.metric)
     if start is not None:
         start(model)
-    objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed)
+    objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed, hard)
     batches, validate = _source(prepared, name, model, before, teacher)
     settings = about.train.model_copy(update={"seed": recipe.seed})
     result = fit(model, batches, objective, settings, validate=validate, directory=directory, events=events)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from twotower.errors import ConfigError
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import StageRecipe
 from twotower.train.lists import ListsConfig
 
 
 def training_order(recipe: Recipe) -> list[str]:
-    """All models, each behind its teacher and behind the stages whose candidates it learns from."""
+    """All models, each behind its teachers and miners, and the stages whose candidates it learns from.
+
+    Raises
+    ------
+    ConfigError
+        Models that wait for each other.
+    """
     in_cascade = [name for stage in recipe.cascade for name in stage.models]
     names = [needed for name in (*in_cascade, *recipe.models) for needed in _needed(recipe, name)]
     return list(dict.fromkeys(names))
 
 
-def _needed(recipe: Recipe, name: str) -> list[str]:
+def _needed(recipe: Recipe, name: str, waiting: tuple[str, ...] = ()) -> list[str]:
     """The models that must be trained for this one, and itself."""
-    first = list(recipe.teachers(name)[:1])
+    waiting = (*waiting, name)
+    if name in waiting[:-1]:
+        raise ConfigError(f"models wait for each other to be trained: {' for '.join(waiting)}")
+    first = [*recipe.teachers(name)[:1], *recipe.miners(name)]
     if learns_from_stages(recipe, name):
         first += [model for stage in stages_before(recipe, name) for model in stage.models]
-    return [*(needed for model in first for needed in _needed(recipe, model)), name]
+    return [*(needed for model in first for needed in _needed(recipe, model, waiting)), name]
 
 
 def learns_from_stages(recipe: Recipe, name: str) -> bool:

@@ -29,6 +29,7 @@ from twotower.models.base import Model
 from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.mining import mined_for, mining_sources
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
@@ -159,6 +160,7 @@ class Pipeline:
             name,
             before=before,
             teacher=self._teacher(name),
+            hard=mined_for(name, self.prepared, self.assembly, self.say),
             start=self._warm(name),
             directory=directory / "training",
             events=all_of(self.events, log),
@@ -203,6 +205,9 @@ class Pipeline:
             for teacher in self.recipe.teachers(name)[:1]:
                 depth = [stage.k for stage in self.recipe.cascade if teacher in stage.models]
                 upstream += [self._train_mark(teacher), depth]
+        miners = self.recipe.miners(name)
+        upstream += [[self._train_mark(miner) for miner in miners]] * bool(miners)
+        upstream += [source.plain() for source in mining_sources(self.recipe, name)]
         return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
 
     def model(self, name: str) -> Model:

@@ -29,7 +29,7 @@ from twotower.pipeline.stages import (
     names_of,
 )
 from twotower.train.lists import FullStageConfig
-from twotower.train.objectives import ObjectiveConfig
+from twotower.train.objectives import InBatchConfig, ObjectiveConfig
 from twotower.train.settings import TrainSettings
 
 
@@ -172,6 +172,7 @@ class Recipe(Config):
                     f"not {model.objective.kind}"
                 )
             self.teachers(name)
+            self.miners(name)
         return self
 
     def _check_place(self, number: int, stage: StageForm) -> None:
@@ -248,6 +249,34 @@ class Recipe(Config):
             found.append(objective.teacher)
             objective = self.models[objective.teacher].objective
         return tuple(found)
+
+    def miners(self, name: str) -> tuple[str, ...]:
+        """The models whose lists and scores the hard negatives of ``name`` come from."""
+        objective = self.models[name].objective
+        if not isinstance(objective, InBatchConfig) or objective.hard is None:
+            return ()
+        sources = {source.name: source for source in self.sources}
+        found = list[str]()
+        for who in (*objective.hard.by, objective.hard.scorer):
+            source = sources.get(who)
+            model = who if source is None else source.model or source.similar
+            if source is None and who not in self.models:
+                known = [*sources, *self.models]
+                raise ValueError(
+                    f"model {name!r}: {who!r} serves no hard negatives, it is no source or model"
+                    f"{nearest(who, known)}"
+                )
+            if model == name:
+                raise ValueError(f"model {name!r} cannot mine its own hard negatives by {who!r}")
+            if who in objective.hard.by and source is None and self.model_kind(who) != "dot":
+                raise ValueError(f"model {name!r}: {who!r} cannot retrieve, it is {self.model_kind(who)}")
+            scores = source is None or source.lexical is not None or source.model is not None
+            if who == objective.hard.scorer and objective.hard.guarded and not scores:
+                raise ValueError(
+                    f"model {name!r}: the source {who!r} scores no given items; name another teacher:"
+                )
+            found += [] if model is None else [model]
+        return tuple(dict.fromkeys(found))
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

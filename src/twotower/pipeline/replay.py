@@ -116,7 +116,7 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
         positions,
         times,
     )
-    return samples if teacher is None else samples.taught_by(_scores(teacher, request, samples.items))
+    return samples if teacher is None else samples.taught_by(given_scores(teacher, request, samples.items))
 
 
 def funnel_log(prepared: Prepared, about: LoggedFunnel) -> FunnelSamples:
@@ -147,7 +147,7 @@ def _gains(prepared: Prepared, on: list[str]) -> pl.DataFrame:
     return events.group_by(on, maintain_order=True).agg(pl.col("gain").max())
 
 
-def _scores(teacher: Stage, request: Request, keys: Tensor, requests_at_once: int = 256) -> Tensor:
+def given_scores(teacher: Stage, request: Request, keys: Tensor, requests_at_once: int = 256) -> Tensor:
     """(R, K) a stage's scores of candidates in their own order; NaN for empty slots."""
     parts = []
     for start in range(0, len(keys), requests_at_once):

@@ -53,6 +53,11 @@ class HardConfig(Mining):
         None, description="a source or model whose scores guard; null: the first of by"
     )
 
+    @property
+    def scorer(self) -> str:
+        """Whose scores the guard compares."""
+        return self.teacher or self.by[0]
+
 
 class InBatchConfig(Config):
     """Softmax over the items of the batch, corrected for their frequency (Yi et al., RecSys 2019)."""
