@@ -176,6 +176,35 @@ def test_any_tool_reads_our_order_from_the_files(seed, tmp_path):
         assert found[name].to_list() == pytest.approx(ours[name].tolist(), abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_files_with_ties_zeros_and_nothing_to_find_agree_with_ir_measures(seed, tmp_path):
+    """Ties by score stand by falling id; grades from -1 to 3; a third of the queries has no relevant item."""
+    draw = np.random.default_rng(seed)
+    run, qrels = [], []
+    for query in range(30):
+        items = draw.permutation(40)
+        run += [f"q{query} Q0 d{item} 0 {draw.integers(4)} t" for item in items[: draw.integers(1, 30)]]
+        best = 1 if query % 3 == 0 else 4
+        qrels += [f"q{query} 0 d{item} {draw.integers(-1, best)}" for item in draw.permutation(40)[:12]]
+    files = write(tmp_path / "run", "\n".join(run)), write(tmp_path / "qrels", "\n".join(qrels))
+    names = ["nDCG@10", "nDCG", "AP", "RR", "R@5", "Bpref"]
+    ours = evaluate_files(*files, names)
+    nothing = set(ours.filter(pl.col("AP").is_null())["query"])
+    assert nothing == {f"q{query}" for query in range(0, 30, 3)}
+    theirs = ir_measures.iter_calc(
+        [ir_measures.parse_measure(name) for name in names],
+        ir_measures.read_trec_qrels(files[1].read_text()),
+        ir_measures.read_trec_run(files[0].read_text()),
+    )
+    compared = 0
+    for metric in theirs:
+        if metric.query_id not in nothing:
+            own = ours.filter(pl.col("query") == metric.query_id)[str(metric.measure)].item()
+            assert own == pytest.approx(metric.value, abs=1e-9), metric
+            compared += 1
+    assert compared == len(names) * 20
+
+
 @pytest.mark.parametrize("name", ["run.txt", "run.parquet"])
 def test_a_run_comes_back_as_it_was(name, tmp_path):
     candidates, relevant, gains, items, ids = random_run(9)

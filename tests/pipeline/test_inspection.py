@@ -17,6 +17,8 @@ def test_a_finished_run_shows_steps_data_models_and_results(trained):
     assert about["steps done"] == [
         "build ranker",
         "build retriever",
+        "measure after ranker",
+        "measure after retriever",
         "prepare",
         "train ranker",
         "train retriever",

@@ -19,7 +19,7 @@ def inspect_run(directory: Path) -> dict[str, Any]:
         dataset = read_json(space.data / "dataset.json")
         about["data"] = {
             "name": dataset["name"],
-            "fields": [f"{f['name']} ({f['kind']}, {f['role']})" for f in dataset["schema"]["fields"]],
+            "fields": [_field(field) for field in dataset["schema"]["fields"]],
             "notes": dataset["notes"],
             "split": read_json(space.data / "leakage.json"),
         }
@@ -41,6 +41,15 @@ def inspect_run(directory: Path) -> dict[str, Any]:
     if (space.results / "report.json").exists():
         about["results"] = read_json(space.results / "report.json")
     return about
+
+
+def _field(field: dict[str, Any]) -> str:
+    """Name, kind and role; of a text that models read, how, and from which column if not its own."""
+    about = [field["kind"], field["role"]]
+    if field.get("tokenizer"):
+        source = f" of {field['of']}" if field["of"] else ""
+        about.append(f"{field['tokenizer']}{source}")
+    return f"{field['name']} ({', '.join(about)})"
 
 
 def read_json(path: Path) -> dict[str, Any]:
