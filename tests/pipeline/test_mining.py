@@ -74,6 +74,9 @@ def test_training_is_skipped_until_a_miner_changes(run, collection):
 
     assert trained(recipe()) == []
     other = recipe()
+    other["cascade"][0]["sources"][0]["k"] = 9  # how many are served, not how they are mined
+    assert trained(other) == []
+    other = recipe()
     other["cascade"][0]["sources"][0]["lexical"] = {"b": 0.1}
     assert trained(other) == ["tower"]
     assert trained(recipe(window=7)) == ["tower"]

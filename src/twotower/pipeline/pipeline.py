@@ -207,7 +207,7 @@ class Pipeline:
                 upstream += [self._train_mark(teacher), depth]
         miners = self.recipe.miners(name)
         upstream += [[self._train_mark(miner) for miner in miners]] * bool(miners)
-        upstream += [source.plain() for source in mining_sources(self.recipe, name)]
+        upstream += [source.decisive() for source in mining_sources(self.recipe, name)]
         return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
 
     def model(self, name: str) -> Model:

@@ -76,6 +76,10 @@ class SourceRecipe(Config):
             check_source(self.source, self.options)
         return self
 
+    def decisive(self) -> dict[str, Any]:
+        """What it finds depends on; how much of it is served is not among it."""
+        return {name: value for name, value in self.plain().items() if name != "k"}
+
     @property
     def fitted(self) -> bool:
         """Whether it is no model and learns all the same: what it has learnt is kept under its name."""
