@@ -1,0 +1,144 @@
+"""Part ``dual``: the five dual encoders of Dong et al. (EMNLP 2022), every one with the same budget.
+
+On SciFact both towers start as MiniLM; on NFCorpus as nothing, a small transformer over words. All have a
+projection that starts at random, as in the paper, and learn by in-batch softmax without hard negatives. The
+ordering to be seen again: sde ~ ade-spl > ade-ste ~ ade-fte >= ade; and only the first two in one cloud.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.pre_ranking.files import read_json
+from benchmarks.text.cells import cell, difference, judged, kept_in
+from benchmarks.text.collection import MINILM, Form, collection, dual_encoder, minilm
+from benchmarks.text.learning import Pool, train
+from benchmarks.text.probe import clouds, separability
+from benchmarks.text.vectors import kept_vectors, measured, search
+from twotower.models.base import Model
+from twotower.pipeline.learning import rank_catalogue
+from twotower.pipeline.prepared import Prepared
+from twotower.train.settings import TrainSettings
+
+SHARES = ("sde", "ade-spl", "ade-ste", "ade-fte", "ade")
+Validate = Callable[[Model], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One collection: how its texts are read, what its towers are, and the budget of each."""
+
+    form: Form
+    learn: Form
+    text: dict[str, Any]
+    projection: int
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = {
+    "scifact": Setting(
+        Form(),
+        Form(length=128),
+        {"kind": "pretrained", "path": MINILM, "precision": "bfloat16"},
+        projection=384,
+        train={
+            "epochs": 4,
+            "batch_size": 16,
+            "optimizer": "adamw",
+            "learning_rate": 2e-5,
+            "warmup_steps": 20,
+            "schedule": "linear",
+            "clip_norm": 1.0,
+            "precision": "bf16",
+        },
+    ),
+    "nfcorpus": Setting(
+        Form("words", 32, 64, min_count=2),
+        Form("words", 32, 64, min_count=2),
+        {"kind": "transformer", "dim": 64, "blocks": 2, "heads": 4, "dropout": 0.1},
+        projection=64,
+        train={
+            "epochs": 2,
+            "batch_size": 128,
+            "learning_rate": 1e-3,
+            "warmup_steps": 100,
+            "schedule": "linear",
+            "clip_norm": 1.0,
+        },
+    ),
+}
+
+
+def dual(
+    names: Sequence[str], seeds: Sequence[int], shares: Sequence[str] = SHARES, **changes: Any
+) -> dict[str, Any]:
+    """A cell for each collection, variant and seed; then every pair of variants. ``changes`` of training."""
+    where = kept_in(changes.get("max_steps"))
+    for name, seed, share in itertools.product(names, seeds, shares):
+        cell(f"dual/{name}/{share}-{seed}", partial(_run, name, share, seed, changes), where)
+    return {name: compared(name, seeds, shares, where) for name in names}
+
+
+def _run(name: str, share: str, seed: int, changes: dict[str, Any]) -> dict[str, Any]:
+    setting = SETTINGS[name]
+    whole, short = collection(name, setting.form), collection(name, setting.learn)
+    torch.manual_seed(seed)
+    model = dual_encoder(whole, {"text": setting.text, "share": share, "projection": setting.projection})
+    plain = {**setting.train, **changes, "seed": seed, "device": "cpu", "metric": "nDCG@10"}
+    settings = TrainSettings.parse(plain, where=name)
+    result = train(
+        model,
+        short,
+        validation(name, whole),
+        settings,
+        f"dual-{name}-{share}-{seed}-{settings.max_steps or 'all'}",
+    )
+    task = whole.task("test")
+    found = search(model, kept_vectors(model, whole), task)
+    return {
+        "collection": name,
+        "share": share,
+        "seed": seed,
+        "setting": {**asdict(setting), "train": plain},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "best_epoch": result.best_epoch,
+        "best_value": result.best_value,
+        "train_seconds": round(result.seconds),
+        "separability": separability(*clouds(model, task, whole.items)),
+        **judged(measured(found, task)),
+    }
+
+
+def validation(name: str, prepared: Prepared) -> Validate:
+    """What the epoch is chosen by: small towers rank the whole catalogue, MiniLM a pool of documents."""
+    if SETTINGS[name].text["kind"] == "pretrained":
+        plain = minilm(prepared, "bfloat16")
+        return Pool(prepared, plain, kept_vectors(plain, prepared))
+    task = prepared.task("valid")
+    return lambda model: rank_catalogue(model, prepared.items, task)
+
+
+def compared(name: str, seeds: Sequence[int], shares: Sequence[str], where: Path) -> dict[str, Any]:
+    """The means of every variant, its separability, and the difference to each that the paper ranks below."""
+    cells = {s: [read_json(where / f"dual/{name}/{s}-{seed}.json") for seed in seeds] for s in shares}
+    means = {
+        share: {
+            "nDCG@10": round(sum(c["means"]["nDCG@10"] for c in found) / len(found), 4),
+            "separability": round(sum(c["separability"]["accuracy"] for c in found) / len(found), 4),
+        }
+        for share, found in cells.items()
+    }
+    print(f"{name}: {means}")
+    over = {}
+    for better, worse in itertools.combinations(shares, 2):
+        gain = difference(cells[better], cells[worse])
+        over[f"{better} - {worse}"] = str(gain)
+        print(f"  {better} over {worse}: {gain}")
+    return {"means": means, "differences": over}

@@ -1,0 +1,98 @@
+"""A cross-encoder teaches the text models that stand before it, on the lists that BM25 serves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twotower.pipeline.changes import changed
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.recipe import Recipe
+
+SAMPLE = {"ranked": 0, "preranked": 0, "retrieved": 15, "random": 5}
+RECIPE = {
+    "name": "toy",
+    "data": {"reader": "beir"},
+    "positive": {"label": "grade", "at_least": 1},
+    "split": {"kind": "predefined"},
+    "history": None,
+    "fields": {"query_text": {"tokenizer": "words"}, "text": {"tokenizer": "words"}},
+    "models": {
+        "cross": {
+            "model": "cross-encoder",
+            "features": ["query_text", "text"],
+            "config": {
+                "text": {"kind": "transformer", "dim": 16, "blocks": 1, "heads": 2, "dropout": 0.0},
+                "max_length": 24,
+                "dropout": 0.0,
+            },
+            "objective": {"kind": "full-stage", "bce": 0, "positives": 1000, "sample": SAMPLE},
+            "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
+        },
+        "dual": {
+            "model": "dual-encoder",
+            "features": ["query_text", "text"],
+            "config": {"text": {"kind": "table", "dim": 16}, "similarity": "dot"},
+            "objective": {
+                "kind": "full-stage",
+                "teacher": "cross",
+                "bce": 0,
+                "softmax": 0,
+                "positives": 1000,
+                "distil": {"loss": "margin"},
+                "sample": {"ranked": 10, "preranked": 10, "retrieved": 10, "random": 0},
+            },
+            "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.02},
+        },
+    },
+    "cascade": [
+        {"stage": "retrieve", "k": 40, "sources": [{"name": "bm25", "lexical": {}, "k": 40}]},
+        {"stage": "prerank", "model": "dual", "k": 20},
+        {"stage": "rank", "model": "cross", "k": 10},
+    ],
+    "evaluate": {"requests_timed": 2, "samples": 100},
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """120 documents of 8 topics; a query's relevant ones are of its topic."""
+    folder, draw = tmp_path_factory.mktemp("toy"), np.random.default_rng(0)
+    topic = draw.integers(0, 8, 120)
+
+    def text(about: int, own: int, common: int) -> str:
+        words = [f"t{about}w{n}" for n in draw.integers(0, 12, own)]
+        return " ".join(draw.permutation([*words, *(f"c{n}" for n in draw.integers(0, 15, common))]))
+
+    documents = [{"_id": f"d{d}", "title": "", "text": text(topic[d], 5, 6)} for d in range(120)]
+    queries, rows = [], {"train": [], "dev": [], "test": []}
+    for q in range(75):
+        about = int(draw.integers(0, 8))
+        queries.append({"_id": f"q{q}", "text": text(about, 2, 3)})
+        part = ("train", "train", "train", "dev", "test")[q % 5]
+        rows[part] += [f"q{q}\td{d}\t1" for d in np.flatnonzero(topic == about)[:8]]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)) + "\n")
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)) + "\n")
+    (folder / "qrels").mkdir()
+    for part, lines in rows.items():
+        (folder / "qrels" / f"{part}.tsv").write_text(
+            "\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n"
+        )
+    return folder
+
+
+@pytest.mark.parametrize("loss", ["margin", "kl"])
+def test_a_recipe_lets_a_cross_encoder_teach_a_dual_encoder_on_what_words_find(toy, tmp_path, loss):
+    said: list[str] = []
+    recipe = changed(RECIPE, [f"models.dual.objective.distil.loss={loss}"], "toy")
+    report = Pipeline(Recipe.parse(recipe), tmp_path, data=toy, say=said.append).run().plain()
+    assert [line for line in said if "training" in line] == [
+        "cross: training cross-encoder by full-stage",
+        "dual: training dual-encoder by full-stage",
+    ]
+    assert [stage["stage"] for stage in report["stages"]] == ["retrieve", "prerank", "rank"]
+    epochs = json.loads((tmp_path / "models/dual/result.json").read_text())["history"]
+    first, last = epochs[0], epochs[-1]
+    assert last["loss/distil"] < 0.7 * first["loss/distil"]
+    assert last["Overlap@10"] > first["Overlap@10"] + 0.1  # with the teacher's, on queries it never met
