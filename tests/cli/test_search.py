@@ -58,7 +58,7 @@ def test_from_files_to_answers(twotower, run, tmp_path):
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "green frogs"
-    assert lines[1].split() == ["rank", "doc", "title", "text", "retrieve", "score"]
+    assert lines[1].split() == ["rank", "doc", "text", "retrieve", "score"]
     assert "d2" in next(line for line in lines if line.lstrip().startswith("1 "))
     assert "green frogs jump" in result.stdout  # without a title, the text says what it is
     assert "retrieve: catalogue -> 2" in result.stdout

@@ -254,6 +254,7 @@ def test_a_search_answers_as_the_known_query_of_the_same_words(searched):
     run = read_run(searched.directory / "results/run.trec").filter(pl.col("query") == "q3.0")
     assert answer.items["doc"].to_list() == run["item"].to_list()
     assert answer.who == row["query_text"]
+    assert answerer.answer(user="q3.0", k=20).items.equals(answer.items)
     assert answer.items.columns == ["rank", "doc", "title", "retrieve score"]
     assert "About 3" in answer.text()
     assert "retrieve: catalogue -> 20" in answer.text()

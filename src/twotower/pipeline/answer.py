@@ -17,6 +17,7 @@ from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Request
 from twotower.cascade.trace import Trace
 from twotower.config import nearest
+from twotower.data.collection import Collection
 from twotower.data.elapsed import elapsed_name
 from twotower.errors import ConfigError
 from twotower.metrics.table import Column, Table
@@ -81,7 +82,8 @@ class Answerer:
     ) -> Answer:
         """The k best items for a known id, or for the features and history of someone unseen.
 
-        A known query's history is everything in the data, and what it has seen is not shown again.
+        A known query's history is everything in the data, and what it has seen is not shown again; but what
+        was judged for a query of a collection was not seen.
 
         Raises
         ------
@@ -159,7 +161,7 @@ class Answerer:
         read = {f.source for f in texts if f.tokenizer is not None}
         plain = [f.name for f in texts if f.source == f.name and f.name not in read]
         if all(items[name].null_count() == len(items) for name in plain):
-            return plain + [f.name for f in texts if f.source == f.name and f.name in read][:1]
+            return [f.name for f in texts if f.source == f.name and f.name in read][:1] or plain
         return plain
 
     def request(
@@ -187,6 +189,8 @@ class Answerer:
             )
         keys = torch.from_numpy(key.copy())
         own = self.events.filter(pl.col(schema.query) == prepared.dataset.query_catalogue.ids(key)[0])
+        if isinstance(prepared.recipe.data, Collection):
+            own = own.clear()  # judgements are no history: nobody was shown these documents
         seen = prepared.history(own, prepared.recipe.evaluate.seen).seen().take(keys)
         history = prepared.history(own, "positive").lists().take(keys)
         query = prepared.request_columns(keys, own, times=torch.tensor([time.time()], dtype=torch.float64))
