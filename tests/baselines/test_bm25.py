@@ -127,7 +127,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bm25 = BM25().fit(documents, V)
     keys = torch.randint(-1, N + 5, (Q, 8), generator=torch.Generator().manual_seed(2))
     found, given = bm25.search(queries, 9), bm25.scores_of(queries, keys)
-    monkeypatch.setattr("twotower.baselines.bm25.AT_ONCE", 2 * N)
+    monkeypatch.setattr("twotower.baselines.bm25.SCORES_AT_ONCE", 2 * N)
     again = bm25.search(queries, 9)
     assert torch.equal(again.keys, found.keys)
     assert torch.equal(again.scores, found.scores)

@@ -14,11 +14,12 @@ Kamphuis et al. 2020 ("Which BM25 do you mean?") tell its variants apart:
 What a token adds to a document is known before any query is, so all of it is computed at fit time and a
 search is a sum of rows (Lù 2024, BM25S, arXiv 2407.03618).
 
-Code of our own, and why: a search has to leave out and allow by key, put ties in the order of keys, score
-documents it is handed, and keep itself as tensors in a bundle. bm25s does the same arithmetic but none of
-these (ties come as a partition leaves them); tantivy does, in a directory of its own format, from strings
-that it cuts into words by its own rules. Its gain is skipping over postings, which tells from millions of
-documents on: take it there, as a source of your own. Ours are checked against bm25s in `benchmarks/lexical`.
+Code of our own, and why: a search must leave out and allow by key, keep ties in the order of keys, score
+documents it is handed, and lie in a bundle as tensors. bm25s does the same arithmetic, but has ties as a
+partition leaves them, scores all documents or none, and files of its own. tantivy reads strings, cuts them
+by its own rules, and keeps a directory of its own format; what it gains, by skipping over postings, counts
+for catalogues of many millions: there it can be a source of your own. ``benchmarks/lexical.py`` holds this
+file against bm25s: the same scores, in no more time.
 
 Letters: Q queries, N documents, V token indices, P postings (a token in a document), L tokens, K candidates.
 """
@@ -37,7 +38,7 @@ from twotower.scores.catalogue import top_k_of
 from twotower.types import NO_ITEM, PAD, UNKNOWN, Candidates, Ragged
 
 Variant = Literal["lucene", "robertson", "atire"]
-AT_ONCE = 1 << 22  # numbers held at once: 32 MB of float64
+SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
 
 
 class BM25:
@@ -87,7 +88,6 @@ class BM25:
             raise DataError(
                 f"not one of {N} documents holds a known token", remedy="check the field and its tokenizer"
             )
-        # a posting's code is token * N + document: all of them in rising order, so that one can be looked up
         codes = tokens[at[:, 0], at[:, 1]] * N + at[:, 0]
         codes, tf = torch.unique(codes, return_counts=True)
         token, document = codes // N, codes % N
@@ -96,7 +96,9 @@ class BM25:
         norm = self.k1 * (1 - self.b + self.b * length / length.mean())
         weights = self._idf(df.double(), N)[token] * tf / (tf + norm[document])
         starts = torch.cat([df.new_zeros(1), df.cumsum(0)])
-        self.n_items, self._starts, self._codes, self._weights = N, starts, codes, weights.float()
+        # the postings of token t stand from starts[t] to starts[t + 1], by rising document
+        self.n_items, self._starts = N, starts
+        self._documents, self._weights = document.int(), weights.float()
         return self
 
     def search(
@@ -115,11 +117,10 @@ class BM25:
                 f"allow must be a bool mask (N,) or (Q, N) by item key, found {allow.dtype} "
                 f"{tuple(allow.shape)} for {len(query)} queries"
             )
-        step, found = max(1, AT_ONCE // self.n_items), []
+        step, found = max(1, SCORES_AT_ONCE // self.n_items), []
         for start in range(0, max(1, len(query)), step):
             rows = torch.arange(start, min(start + step, len(query)))
-            scores = self._scores(query[rows])
-            scores.masked_fill_(scores <= 0, -torch.inf)
+            scores = functional.threshold(self._scores(query[rows]), 0.0, -torch.inf)
             if allow is not None:
                 shown = allow if allow.dim() == 1 else allow[rows]
                 shown = functional.pad(shown, (0, self.n_items - shown.shape[-1]))
@@ -138,26 +139,20 @@ class BM25:
         0 for `NO_ITEM` and for documents that were not there at fit time.
         """
         self._check_fitted()
-        (Q, K), N = keys.shape, self.n_items
-        tokens = query.long().sort(dim=1).values
-        out = torch.zeros(Q, K)
-        step = max(1, AT_ONCE // max(1, K * tokens.shape[1]))
-        for start in range(0, Q, step):
-            t, d = tokens[start : start + step, None, :], keys[start : start + step, :, None]
-            wanted = t * N + d  # (q, K, L): the codes of postings, which are in rising order
-            real = self._matches(t) & (d >= 0) & (d < N)
-            at = torch.searchsorted(self._codes, wanted).clamp(max=len(self._codes) - 1)
-            pair, token = ((self._codes[at] == wanted) & real).flatten(0, 1).nonzero().unbind(1)
-            weight = self._weights[at.flatten(0, 1)[pair, token]].double()
-            sums = torch.bincount(pair, weight, minlength=len(d) * K)  # in the order of rising tokens
-            out[start : start + step] = sums.view(len(d), K).float()
+        known = keys.clamp(max=self.n_items).int()  # what was not there is found in no posting
+        out = torch.zeros(keys.shape)
+        for row, postings in enumerate(self._postings(query)):
+            for start, stop in postings:
+                documents = self._documents[start:stop]
+                at = torch.searchsorted(documents, known[row]).clamp(max=stop - start - 1)
+                hit = documents[at] == known[row]
+                out[row] += self._weights[start:stop][at].masked_fill(~hit, 0.0)
         return out
 
     def state(self) -> dict[str, Tensor]:
         """What was learned, as contiguous tensors for a file to keep; without the options."""
         self._check_fitted()
-        documents = (self._codes % self.n_items).int()
-        return {"starts": self._starts, "documents": documents, "weights": self._weights}
+        return {"starts": self._starts, "documents": self._documents, "weights": self._weights}
 
     def restore(self, n_items: int, size: int, state: Mapping[str, Tensor]) -> Self:
         """Take up the `state` of one with the same options: its scores, bit for bit.
@@ -188,14 +183,13 @@ class BM25:
                 f"BM25 was kept of another collection, or damaged: expected {n_items} documents and {size} "
                 f"tokens, found {found}; fit it again"
             )
-        token = torch.repeat_interleave(torch.arange(size), starts.diff())
-        self.n_items, self._starts, self._weights = n_items, starts, state["weights"]
-        self._codes = token * n_items + documents
+        self.n_items, self._starts, self._documents = n_items, starts, documents
+        self._weights = state["weights"]
         return self
 
     @property
     def bytes_per_item(self) -> float:
-        kept = (self._starts, self._codes, self._weights)
+        kept = (self._starts, self._documents, self._weights)
         return sum(tensor.nbytes for tensor in kept) / self.n_items
 
     def _idf(self, df: Tensor, n: int) -> Tensor:
@@ -209,20 +203,21 @@ class BM25:
 
     def _scores(self, query: Tensor) -> Tensor:
         """(Q, N) float32 scores of every document."""
-        tokens = query.long().sort(dim=1).values  # one order of summing, however the query is worded
-        row, place = self._matches(tokens).nonzero().unbind(1)
-        token, N = tokens[row, place], self.n_items
-        first, lengths = self._starts[token], self._starts[token + 1] - self._starts[token]
-        ends = lengths.cumsum(0)
-        at = torch.repeat_interleave(first - ends + lengths, lengths)
-        at += torch.arange(len(at))  # the postings of each token, one after the other
-        cell = self._codes[at] + torch.repeat_interleave((row - token) * N, lengths)
-        sums = torch.bincount(cell, self._weights[at].double(), minlength=len(query) * N)
-        return sums.view(len(query), N).float()
+        out = torch.zeros(len(query), self.n_items)
+        for row, postings in zip(out, self._postings(query), strict=True):
+            for start, stop in postings:
+                row.index_add_(0, self._documents[start:stop], self._weights[start:stop])
+        return out
 
-    def _matches(self, tokens: Tensor) -> Tensor:
-        """Which tokens can be in a document at all."""
-        return (tokens > UNKNOWN) & (tokens < len(self._starts) - 1)
+    def _postings(self, query: Tensor) -> list[list[tuple[int, int]]]:
+        """Where the postings of each query's tokens stand, by rising token: one order of summing for all.
+
+        Postings are long and queries short: to go over them one token at a time costs nothing beside them.
+        """
+        tokens = query.long().sort(dim=1).values
+        tokens = tokens.masked_fill((tokens <= UNKNOWN) | (tokens >= len(self._starts) - 1), PAD)
+        ranges = zip(self._starts[tokens].tolist(), self._starts[tokens + 1].tolist(), strict=True)
+        return [[(a, b) for a, b in zip(*row, strict=True) if a < b] for row in ranges]
 
     def _known(self, lists: Ragged) -> Ragged:
         """The keys that are documents here."""
