@@ -125,6 +125,14 @@ def test_judgements_of_a_dropped_query_are_counted_too(tmp_path):
     )
 
 
+def test_judgements_that_are_not_read_are_said(tmp_path):
+    write(tmp_path)
+    for name in ("dev.txt", "more.tsv"):
+        (tmp_path / "qrels" / name).write_text("q1\td1\t1\n")
+    notes = Beir().read(tmp_path).notes
+    assert notes[:2] == ("qrels/dev.txt is not read", "qrels/more.tsv is not read")
+
+
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels.tsv or qrels.txt"])
 def test_a_missing_file_is_named(tmp_path, name):
     write(tmp_path)

@@ -114,6 +114,7 @@ def test_gains_reach_the_measures():
     empty, keys = Ragged.of([[], []]), torch.arange(2)
     held_out, gains = Ragged.of([[3, 5], [4]]), torch.tensor([1.0, 3.0, 2.0])
     task = make_task(keys, Batch(n=keys), empty, empty, held_out, N, gains=gains)
+    assert "2 queries, 3 relevant items of gains 1 to 3; left out" in str(task)
     ordered = torch.tensor([[3, 5], [4, 0]])
     ideal = 3 + 1 / torch.log2(torch.tensor(3.0)).item()
     got = 1 + 3 / torch.log2(torch.tensor(3.0)).item()

@@ -6,6 +6,7 @@ NeurIPS 2021 (data sets and benchmarks).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +48,13 @@ class Beir(Collection):
         path = Path(path)
         documents, queries = find_file(path, "corpus.jsonl"), find_file(path, "queries.jsonl")
         about_documents, about_queries = Broken(documents, on_error), Broken(queries, on_error)
+        judged = _judged(path)
         return self.collect(
             f"beir-{path.name}" if path.name else "beir",
             read_queries(queries, about_queries),
             read_documents(documents, about_documents),
-            {part: Judgements.read(file, on_error) for part, file in _judged(path).items()},
-            (*about_documents.notes(), *about_queries.notes()),
+            {part: Judgements.read(file, on_error) for part, file in judged.items()},
+            (*about_documents.notes(), *about_queries.notes(), *_left_out(path, judged)),
         )
 
 
@@ -88,3 +90,9 @@ def _judged(path: Path) -> dict[Part, Path]:
         return found
     within = path / "qrels" if (path / "qrels").is_dir() else path
     return {"test": find_file(within, *("qrels" + ending for ending in _ENDINGS))}
+
+
+def _left_out(path: Path, judged: Mapping[Part, Path]) -> tuple[str, ...]:
+    """A note of each file of judgements that is of no known part, or of one that is read from another."""
+    there = sorted(file for ending in _ENDINGS for file in (path / "qrels").glob(f"*{ending}*"))
+    return tuple(f"qrels/{file.name} is not read" for file in there if file not in judged.values())

@@ -52,8 +52,11 @@ class Task:
         return evaluate(lists, self.relevant, measures, self.gains)
 
     def __str__(self) -> str:
+        gains = ""
+        if self.gains is not None and (self.gains != 1).any():
+            gains = f" of gains {self.gains.min():g} to {self.gains.max():g}"
         return (
-            f"{len(self):,} queries, {len(self.relevant.values):,} relevant items; left out: "
+            f"{len(self):,} queries, {len(self.relevant.values):,} relevant items{gains}; left out: "
             f"{self.already_seen:,} held-out positives seen before, "
             f"{self.without_relevant:,} queries without a relevant item"
         )
