@@ -81,6 +81,12 @@ def test_a_document_without_tokens_scores_what_is_said() -> None:
     assert maxsim(query, item, item_mask=mask, query_mask=nobody).tolist() == [[0.0, -INF]] * 2
 
 
+def test_a_floor_is_what_a_query_token_finds_at_least() -> None:
+    items = Ragged(torch.tensor([[3.0], [-1.0], [0.5]]), torch.tensor([0, 2, 2, 3]))
+    query, floor = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[1.0, -5.0]])
+    assert maxsim_packed(query, items, floor=floor).tolist() == [[3.0 + 6.0, 1.0 - 5.0, 1.0 + 1.0]]
+
+
 def test_a_query_without_tokens_likes_all_documents_alike() -> None:
     assert maxsim(torch.ones(2, 0, 4), torch.ones(3, 5, 4)).tolist() == [[0.0] * 3] * 2
 

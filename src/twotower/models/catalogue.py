@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "autoint": ("twotower.models.autoint", "AutoInt", "AutoIntConfig"),
     "din": ("twotower.models.din", "DIN", "DINConfig"),
     "dcn-v2": ("twotower.models.dcn_v2", "DCNv2", "DCNv2Config"),
+    "colbert": ("twotower.models.colbert", "ColBERT", "ColBERTConfig"),
     "knrm": ("twotower.models.knrm", "KNRM", "KNRMConfig"),
     "conv-knrm": ("twotower.models.conv_knrm", "ConvKNRM", "ConvKNRMConfig"),
     "drmm": ("twotower.models.drmm", "DRMM", "DRMMConfig"),

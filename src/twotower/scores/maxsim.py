@@ -78,18 +78,25 @@ def maxsim(
 
 
 def maxsim_packed(
-    query: Tensor, items: Ragged, *, empty: float = -torch.inf, memory_mb: float = MEMORY_MB
+    query: Tensor,
+    items: Ragged,
+    *,
+    empty: float = -torch.inf,
+    floor: Tensor | None = None,
+    memory_mb: float = MEMORY_MB,
 ) -> Tensor:
     """Query tokens (Q, Lq, D) with all documents, packed as (N, D) float32 without padding -> (Q, C).
 
-    As `maxsim`, without gradients, on the CPU. A query's padding is zero vectors, which add nothing.
+    As `maxsim`, without gradients, on the CPU. A query's padding is zero vectors, which add nothing. With a
+    ``floor`` (Q, Lq) that is what a query token finds at least in every document, one without tokens
+    included.
 
     >>> items = Ragged(torch.tensor([[5.0, -1.0], [2.0, 3.0], [-2.0, -3.0]]), torch.tensor([0, 2, 2, 3]))
     >>> maxsim_packed(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), items).tolist()
     [[8.0, -inf, -5.0]]
     """
     (Q, Lq, D), C = query.shape, len(items)
-    scores = torch.full((Q, C), empty)
+    scores = torch.full((Q, C), empty) if floor is None else floor.sum(1, keepdim=True).repeat(1, C)
     there = items.lengths.nonzero()[:, 0]
     if not len(there) or not Q:
         return scores
@@ -101,6 +108,8 @@ def maxsim_packed(
         begin, end = int(starts[first]), int(items.offsets[there[last - 1] + 1])
         inner = (flat @ items.values[begin:end].T).numpy()  # (Q * Lq, n), each document a run of columns
         best = np.maximum.reduceat(inner, (starts[first:last] - begin).numpy(), axis=1)
+        if floor is not None:
+            best = np.maximum(best, floor.reshape(-1, 1).numpy())
         best.reshape(Q, Lq, last - first).sum(1, out=out[:, first:last])
     scores[:, there] = torch.from_numpy(out)
     return scores
