@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from twotower.data.batches import Examples
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
+from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.scores import matrix
@@ -131,6 +132,19 @@ def test_no_candidates_and_no_tokens_are_defined(about):
     found = score(model, query, item)
     assert found.isfinite().all()
     assert found.unique().numel() == 1
+
+
+def test_an_item_table_serves_the_same_scores(about):
+    model = make(about[0], **about[1])
+    catalogue = items()
+    with torch.no_grad():
+        table = ItemTable.build(
+            lambda keys: model.encode_item(catalogue.take(keys)), C, model.item_specs(), "x", chunk=3
+        )
+        keys = torch.arange(C).roll(2).expand(Q, C)
+        found = model.score(model.encode_query(queries()), table.take(keys))
+    torch.testing.assert_close(found, score(model, queries(), items()).roll(2, dims=1), atol=1e-6, rtol=1e-5)
+    assert table.bytes_per_item <= model.bytes_per_item
 
 
 def test_costs_are_what_torch_counts(about):
