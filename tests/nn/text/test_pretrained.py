@@ -105,3 +105,20 @@ def test_places_of_models_that_count_from_behind_their_padding():
     transformers = pytest.importorskip("transformers", reason="needs the extra text")
     assert _places(transformers.BertConfig()) == 512
     assert _places(transformers.RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
+
+
+@torch.no_grad()
+def test_the_half_precision_follows_what_is_learnt(pieces, encoder):
+    half = make_text_encoder(
+        column(pieces), encoder.config.model_copy(update={"precision": "bfloat16"})
+    ).eval()
+    tokens = pieces.encode(pl.Series(TEXTS[:1]))
+    half.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(half.pooled(tokens), encoder.pooled(tokens), atol=0.05, rtol=0.05)
+    for parameter in half.body.parameters():
+        parameter.mul_(0.5)
+    changed = half.pooled(tokens)
+    assert (changed - encoder.pooled(tokens)).abs().max() > 0.05
+    with torch.enable_grad():  # what is learnt is learnt in full precision
+        torch.testing.assert_close(half.pooled(tokens), changed, atol=0.05, rtol=0.05)
+        assert half.pooled(tokens).requires_grad

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from twotower.nn.text.lengths import lengths, micro_batches, trimmed
 from twotower.nn.text.pooling import Pool, pool
 from twotower.types import PAD
 
-BUDGET = {"cpu": 8192, "other": 131072}
+BUDGET = {"cpu": 4096, "other": 131072}
 """Tokens that are computed at once when nothing is to be learnt."""
 
 
@@ -72,15 +71,13 @@ class TextEncoder(nn.Module, ABC):
         if segments is not None:
             segments = segments[:, : tokens.shape[1]]
         if len(tokens) and (torch.is_grad_enabled() or tokens.numel() <= self._budget(tokens)):
-            with self._precision(tokens):
-                return States(self._masked(tokens, mask, segments), mask)
+            return States(self._masked(tokens, mask, segments), mask)
         out = torch.zeros(*tokens.shape, self.dim, device=tokens.device)
-        with self._precision(tokens):
-            for rows in micro_batches(lengths(tokens), self._budget(tokens)):
-                part = trimmed(tokens[rows])
-                L = part.shape[1]
-                beside = None if segments is None else segments[rows, :L]
-                out[rows, :L] = self._masked(part, part != PAD, beside)
+        for rows in micro_batches(lengths(tokens), self._budget(tokens)):
+            part = trimmed(tokens[rows])
+            L = part.shape[1]
+            beside = None if segments is None else segments[rows, :L]
+            out[rows, :L] = self._masked(part, part != PAD, beside)
         return States(out, mask)
 
     def pooled(
@@ -96,14 +93,13 @@ class TextEncoder(nn.Module, ABC):
             return pool(states.vectors, states.mask, how)
         out = torch.zeros(len(tokens), self.dim, device=tokens.device)
         done = 0
-        with self._precision(tokens):
-            for rows in micro_batches(lengths(tokens), self._budget(tokens)):
-                part = trimmed(tokens[rows])
-                mask = part != PAD
-                out[rows] = pool(self._masked(part, mask, None), mask, how)
-                done += len(rows)
-                if progress is not None:
-                    progress(done, len(tokens))
+        for rows in micro_batches(lengths(tokens), self._budget(tokens)):
+            part = trimmed(tokens[rows])
+            mask = part != PAD
+            out[rows] = pool(self._masked(part, mask, None), mask, how)
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(tokens))
         return out
 
     def _masked(self, tokens: Tensor, mask: Tensor, segments: Tensor | None) -> Tensor:
@@ -111,7 +107,3 @@ class TextEncoder(nn.Module, ABC):
 
     def _budget(self, tokens: Tensor) -> int:
         return BUDGET["cpu" if tokens.device.type == "cpu" else "other"]
-
-    def _precision(self, tokens: Tensor) -> AbstractContextManager[object]:
-        """The precision to compute in; float32 unless an encoder knows better."""
-        return nullcontext()
