@@ -151,3 +151,61 @@ def test_a_column_or_a_table_without_values():
 
 def test_ids_become_keys():
     assert ATTRIBUTES.keys((12, "10", 99)).tolist() == [2, 0, -1]
+
+
+ROWS = ITEMS.drop("movie").to_dicts()
+FIELDS = ("genre", "country", "free", "stock")
+
+
+def table(rows: dict[int, dict]) -> pl.DataFrame:
+    return pl.DataFrame([{"movie": str(10 + key), **row} for key, row in rows.items()], schema=ITEMS.schema)
+
+
+def asked(attributes: Attributes, predicate: Predicate) -> list[torch.Tensor]:
+    return [attributes.mask(predicate), attributes.numbers("price"), *map(attributes.codes, FIELDS)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(range(25)), max_size=4), max_size=5), PREDICATES)
+def test_updated_step_by_step_is_as_made_afresh(changes, predicate):
+    attributes, rows = ATTRIBUTES, dict(enumerate(ROWS))
+    predicate = Predicate.parse(predicate)
+    for drawn in changes:  # every number is a row, and an item: an old one, or the next
+        asked(attributes, predicate)
+        new = {}
+        for number in drawn:
+            key = number // 5 if number < 20 else len(rows | new)
+            new[key if key in rows else len(rows | new)] = ROWS[number % 5]
+        rows |= new
+        attributes = attributes.updated(torch.tensor(list(new), dtype=torch.int64), table(new))
+    afresh = Attributes(table(rows), item="movie")
+    assert attributes.items.equals(afresh.items)
+    mask, numbers, *codes = asked(attributes, predicate)
+    expected_mask, expected_numbers, *expected_codes = asked(afresh, predicate)
+    assert mask.equal(expected_mask)
+    assert torch.equal(numbers.nan_to_num(-9), expected_numbers.nan_to_num(-9))
+    for one, other in zip(codes, expected_codes, strict=True):  # numbered otherwise, shared alike
+        assert shared(one).equal(shared(other))
+    assert attributes.keys(("10", "14", "99")).tolist() == afresh.keys(("10", "14", "99")).tolist()
+
+
+def shared(codes: torch.Tensor) -> torch.Tensor:
+    """(N, N) how many values two items have in common."""
+    pairs = (codes[:, None, :, None] == codes[None, :, None, :]) & (codes[:, None, :, None] >= 0)
+    return pairs.sum((2, 3))
+
+
+def test_what_was_not_asked_for_is_not_carried_and_the_old_stays_as_it_was():
+    old = Attributes(ITEMS, item="movie")
+    late = Predicate.parse({"field": "year", "at_least": 2000})
+    before = old.mask(late).clone()
+    new = old.updated(torch.tensor([0]), ITEMS[3:4].with_columns(pl.lit("10").alias("movie")))
+    assert new.mask(late).tolist() == [True, *before.tolist()[1:]]
+    assert old.mask(late).equal(before)
+
+
+def test_one_and_yes_are_remembered_apart():
+    attributes = Attributes(pl.DataFrame({"id": [1, 2], "n": [1, 0]}), item="id")
+    assert attributes.mask(Predicate.parse({"field": "n", "in": [1]})).tolist() == [True, False]
+    with pytest.raises(ConfigError, match="holds numbers"):
+        attributes.mask(Predicate.parse({"field": "n", "in": [True]}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +11,9 @@ from torch.nn import functional as F
 from twotower.cascade.sources import RetrieveGiven, RetrieveListed, RetrieveSimilar
 from twotower.cascade.stage import Request
 from twotower.errors import ConfigError, DataError
-from twotower.index.build import IndexConfig
+from twotower.index.build import IndexConfig, build_index
+from twotower.index.delta import DeltaIndex
+from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
 from twotower.types import NO_ITEM, Batch, Ragged, Rep, RepSpec
 
@@ -172,3 +176,35 @@ def test_nobody_asks():
     assert len(RetrieveGiven("picks").run(brought([[1]]).rows(0, 0), None, 3).keys) == 0
     assert len(RetrieveListed("country", LISTS).run(countries(1).rows(0, 0), None, 3).keys) == 0
     assert len(RetrieveSimilar(FILMS).run(asked([1]).rows(0, 0), None, 3).keys) == 0
+
+
+def test_over_an_index_and_a_table_that_change_it_finds_what_it_would_afresh():
+    draw = torch.Generator().manual_seed(3)
+    vectors = torch.randint(-3, 4, (30, 5), generator=draw).float()
+    specs = (RepSpec("vector", (5,)),)
+    base = ItemTable.build(lambda keys: Rep(vector=vectors[keys]), 20, specs, "model")
+    table, units = DeltaTable(base), F.normalize(vectors[:20], dim=-1)
+    index = DeltaIndex(build_index(IndexConfig(), units))
+    stage = RetrieveSimilar.of_table(table, index=index)
+    alive = torch.arange(30) < 20
+    now = vectors[:20]
+    for step in range(40):
+        size = len(now)
+        keys = torch.randint(0, min(size + 1, 30), (3,), generator=draw).unique()
+        if step % 4 == 3:
+            index.delete(keys)
+            alive[keys] = False
+        else:
+            new = torch.randint(-3, 4, (len(keys), 5), generator=draw).float()
+            table.upsert(keys, Rep(vector=new))
+            index.upsert(keys, F.normalize(new, dim=-1))
+            now = torch.cat([now, torch.zeros(int(keys.max() >= size), 5)])
+            now[keys] = new
+            alive[keys] = True
+        request = asked([0, 3, 19], [int(keys[0]), 77], [])
+        fresh = RetrieveSimilar(now).run(replace(request, allow=alive[: len(now)]), None, 12)
+        found = stage.run(request, None, 12)
+        assert found.counts.tolist() == fresh.counts.tolist()
+        torch.testing.assert_close(found.scores, fresh.scores)
+        same = found.keys == fresh.keys  # but for equal scores, whose last bits may differ
+        assert (same | (found.scores - fresh.scores).abs().le(1e-6)).all()

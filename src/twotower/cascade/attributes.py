@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cached_property, reduce
 from operator import and_, or_
 from typing import Self
 
 import polars as pl
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from twotower.cascade.predicates import Predicate, Value
 from twotower.config import nearest
@@ -33,16 +34,57 @@ class Attributes:
     """
 
     def __init__(self, items: pl.DataFrame, item: str) -> None:
+        self._hold(items, item)
+        assert len(self.catalogue) == len(items)  # made now: it looks at the ids
+
+    def _hold(self, items: pl.DataFrame, item: str) -> None:
         floats = [name for name, dtype in items.schema.items() if dtype.is_float()]
-        self.items = items.with_columns(pl.col(floats).fill_nan(None))
-        self.catalogue = Catalogue(self._column(item, "item"))
+        self.items, self.item = items.with_columns(pl.col(floats).fill_nan(None)), item
+        self._masks: dict[str, tuple[Predicate, Tensor]] = {}
+        self._codes: dict[str, tuple[Tensor, pl.DataFrame]] = {}
+        self._numbers: dict[str, Tensor] = {}
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
         return cls(dataset.items, dataset.schema.item)
 
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items' ids."""
+        return Catalogue(self._column(self.item, "item"))
+
     def __len__(self) -> int:
         return len(self.items)
+
+    def updated(self, keys: Tensor, rows: pl.DataFrame) -> Attributes:
+        """The same with other ``rows`` for the items ``keys`` (n,); keys from N on are new, none is left out.
+
+        Masks, codes and numbers that were asked for once are known again without looking at other rows; the
+        values of a field keep their numbers, new ones get the next.
+
+        >>> old = Attributes(pl.DataFrame({"film": ["a", "b"], "year": [1994, 2003]}), item="film")
+        >>> late = Predicate.parse({"field": "year", "at_least": 2000})
+        >>> old.mask(late).tolist()
+        [False, True]
+        >>> new = old.updated(torch.tensor([2, 0]), pl.DataFrame({"film": ["c", "a"], "year": [2024, 2001]}))
+        >>> new.mask(late).tolist(), new.items["year"].to_list()
+        ([True, True, True], [2001, 2003, 2024])
+        """
+        changed = Attributes(rows.select(self.items.columns).cast(self.items.schema), self.item)
+        size = max(len(self), int(keys.max()) + 1 if len(keys) else 0)
+        at = torch.arange(size)
+        at[keys] = len(self) + torch.arange(len(keys))
+        new = object.__new__(Attributes)  # of ids that are known to be unique
+        new._hold(pl.concat([self.items, changed.items])[at.numpy()], self.item)
+        for name, (predicate, mask) in self._masks.items():
+            new._masks[name] = predicate, _patched(mask, size, keys, changed.mask(predicate))
+        new._numbers = {f: _patched(old, size, keys, changed.numbers(f)) for f, old in self._numbers.items()}
+        for field, (codes, values) in self._codes.items():
+            more, values = _coded(changed.items[field], values)
+            width = max(codes.shape[1], more.shape[1])
+            codes, more = (F.pad(each, (0, width - each.shape[1]), value=-1) for each in (codes, more))
+            new._codes[field] = _patched(codes, size, keys, more), values
+        return new
 
     def mask(self, predicate: Predicate, where: str = "predicate") -> Tensor:
         """(N,) bool by item key: which items the predicate means.
@@ -52,36 +94,35 @@ class Attributes:
         ConfigError
             No such field, or a field of another type than the predicate asks about; names ``where``.
         """
-        return torch.from_numpy(self._mask(predicate, where).to_numpy().copy())
+        name = repr(predicate)  # 1 and True are equal, and mean other items
+        if name not in self._masks:
+            self._masks[name] = predicate, torch.from_numpy(self._mask(predicate, where).to_numpy().copy())
+        return self._masks[name][1]
 
     def codes(self, field: str, where: str = "predicate") -> Tensor:
         """(N, V) int64: each item's values as numbers from 0, each once, then -1.
 
         Two items share a value exactly where they share a number. V is the length of the longest list of
-        values; 1 where every item has one.
+        values, or what it once was; 1 where every item has one.
         """
         column = self._column(field, where)
         if _is_vector(column):
             raise ConfigError(
                 f"{where}: {field!r} holds vectors, and items do not share those; name another field"
             )
-        long = pl.DataFrame({"key": pl.Series(range(len(column)), dtype=pl.Int64), "value": column})
-        if isinstance(column.dtype, pl.List):
-            long = long.explode("value")
-        long = long.drop_nulls().unique(maintain_order=True)
-        values = long.select("value").unique(maintain_order=True).with_row_index("code")
-        long = long.join(values, on="value", how="left", maintain_order="left")
-        lengths = torch.bincount(torch.from_numpy(long["key"].to_numpy().copy()), minlength=len(self))
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        codes = torch.from_numpy(long["code"].cast(pl.Int64).to_numpy().copy())
-        return Ragged(codes, offsets).padded(fill=-1)
+        if field not in self._codes:
+            self._codes[field] = _coded(column, None)
+        return self._codes[field][0]
 
     def numbers(self, field: str, where: str = "predicate") -> Tensor:
         """(N,) float64, NaN where the value is missing."""
         column = self._column(field, where)
         if not column.dtype.is_numeric():
             raise ConfigError(f"{where}: {field!r} must be a number, found {column.dtype}")
-        return torch.from_numpy(column.cast(pl.Float64).fill_null(float("nan")).to_numpy().copy())
+        if field not in self._numbers:
+            values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            self._numbers[field] = torch.from_numpy(values.copy())
+        return self._numbers[field]
 
     def keys(self, ids: tuple[int | str, ...]) -> Tensor:
         """(n,) int64 the key of each outside id, -1 where the catalogue does not hold it."""
@@ -117,6 +158,32 @@ class Attributes:
                 "use 'in' to list values"
             )
         return column.cast(pl.Float64).is_between(*predicate.range).fill_null(False)
+
+
+def _patched(old: Tensor, size: int, keys: Tensor, rows: Tensor) -> Tensor:
+    """A copy of ``size`` rows, with other ones at ``keys``."""
+    new = torch.cat([old, old.new_zeros(size - len(old), *old.shape[1:])])
+    new[keys] = rows
+    return new
+
+
+def _coded(column: pl.Series, values: pl.DataFrame | None) -> tuple[Tensor, pl.DataFrame]:
+    """(n, V) the values of each row as numbers, and which value has which; ``values`` keep theirs."""
+    long = pl.DataFrame({"key": pl.Series(range(len(column)), dtype=pl.Int64), "value": column})
+    if isinstance(column.dtype, pl.List):
+        long = long.explode("value")
+    long = long.drop_nulls().unique(maintain_order=True)
+    found = long.select("value").unique(maintain_order=True)
+    if values is None:
+        values = found.with_row_index("code").with_columns(pl.col("code").cast(pl.Int64))
+    else:
+        new = found.join(values, on="value", how="anti", maintain_order="left")
+        codes = pl.Series("code", range(len(values), len(values) + len(new)), dtype=pl.Int64)
+        values = pl.concat([values, new.insert_column(0, codes)])
+    long = long.join(values, on="value", how="left", maintain_order="left")
+    lengths = torch.bincount(torch.from_numpy(long["key"].to_numpy().copy()), minlength=len(column))
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    return Ragged(torch.from_numpy(long["code"].to_numpy().copy()), offsets).padded(fill=-1), values
 
 
 def _inner(column: pl.Series) -> pl.DataType:

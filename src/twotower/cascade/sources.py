@@ -5,7 +5,8 @@ Letters: Q queries, N items of the catalogue, L places of a list, D vector lengt
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from torch.nn import functional as F
 from twotower.cascade.filter import contains, only
 from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, DataError
+from twotower.index.base import Index
 from twotower.index.build import IndexConfig, build_index
 from twotower.index.delta_table import DeltaTable
 from twotower.index.filtered import allowed_at, search_allowed
 from twotower.index.item_table import ItemTable
-from twotower.types import NO_ITEM, Candidates, Ragged
+from twotower.types import NO_ITEM, Candidates, Ragged, Rep
 
 
 class RetrieveSimilar(Stage):
@@ -30,17 +32,23 @@ class RetrieveSimilar(Stage):
     Parameters
     ----------
     vectors
-        (N, D), row = item key: attributes as bags, embeddings of texts, vectors of a model.
+        (N, D), row = item key: attributes as bags, embeddings of texts, vectors of a model; or `Units`.
     index
-        How to search them; exact by default.
+        How to search them, exact by default; or an index of their unit vectors, which may change with them.
     """
 
     def __init__(
-        self, vectors: Tensor, k: int = 500, name: str = "similar", index: IndexConfig | None = None
+        self,
+        vectors: Tensor | Units,
+        k: int = 500,
+        name: str = "similar",
+        index: IndexConfig | Index | None = None,
     ) -> None:
         super().__init__(name, k)
-        self.units = F.normalize(vectors.detach().float(), dim=-1)
-        self.index = build_index(index or IndexConfig(), self.units)
+        self.units = _matrix(vectors) if isinstance(vectors, Tensor) else vectors
+        if index is None or isinstance(index, IndexConfig):
+            index = build_index(index or IndexConfig(), self.units.take(torch.arange(self.units.rows)))
+        self.index: Index = index
 
     @classmethod
     def of_table(
@@ -48,7 +56,7 @@ class RetrieveSimilar(Stage):
         table: ItemTable | DeltaTable,
         k: int = 500,
         name: str = "similar",
-        index: IndexConfig | None = None,
+        index: IndexConfig | Index | None = None,
         *,
         tensor: str = "vector",
         dims: int | None = None,
@@ -57,10 +65,10 @@ class RetrieveSimilar(Stage):
 
         Those of a two-tower model end with a bias and a constant, which are not content: leave them out.
         """
-        rep = table.slice(0, table.rows)
-        if tensor not in rep:
-            raise ConfigError(f"stage {name!r} compares {tensor!r}, the item table has {sorted(rep)}")
-        return cls(rep[tensor][:, :dims], k, name, index)
+        kept = sorted(spec.name for spec in table.specs)
+        if tensor not in kept:
+            raise ConfigError(f"stage {name!r} compares {tensor!r}, the item table has {kept}")
+        return cls(TableUnits(table, tensor, dims), k, name, index)
 
     @torch.inference_mode()
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
@@ -74,13 +82,65 @@ class RetrieveSimilar(Stage):
 
     def _mean(self, history: Ragged) -> Tensor:
         """Mean of the unit vectors of the known items of each history, (Q, D); zeros where there are none."""
-        known = (history.values >= 0) & (history.values < len(self.units))
+        known = (history.values >= 0) & (history.values < self.units.rows)
         counts = torch.bincount(history.row_of_value()[known], minlength=len(history))
-        return F.embedding_bag(history.values[known], self.units, counts.cumsum(0) - counts, mode="mean")
+        rows = self.units.take(history.values[known])
+        starts = counts.cumsum(0) - counts
+        return F.embedding_bag(torch.arange(len(rows)), rows, starts, mode="mean")
 
     @property
     def bytes_per_item(self) -> float:
         return self.index.bytes_per_item
+
+
+class Units(Protocol):
+    """Unit vectors of the items by key; they may change, and become more."""
+
+    @property
+    def rows(self) -> int:
+        """One more than the highest key."""
+        ...
+
+    def take(self, keys: Tensor) -> Tensor:
+        """(n,) keys in range to (n, D) float32; zeros stay zeros."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    units: Tensor
+
+    @property
+    def rows(self) -> int:
+        return len(self.units)
+
+    def take(self, keys: Tensor) -> Tensor:
+        return self.units[keys]
+
+
+@dataclass(frozen=True)
+class TableUnits:
+    """The normalised tensor of a table, or its first numbers."""
+
+    table: ItemTable | DeltaTable
+    tensor: str
+    dims: int | None
+
+    @property
+    def rows(self) -> int:
+        return self.table.rows
+
+    def take(self, keys: Tensor) -> Tensor:
+        return unit_vectors(self.table.take(keys), self.tensor, self.dims)
+
+
+def unit_vectors(rep: Rep, tensor: str = "vector", dims: int | None = None) -> Tensor:
+    """(n, D) the first ``dims`` numbers of a tensor, at length 1; zeros stay zeros."""
+    return F.normalize(rep[tensor].detach()[:, :dims].float(), dim=-1)
+
+
+def _matrix(vectors: Tensor) -> _Matrix:
+    return _Matrix(unit_vectors(Rep(vector=vectors)))
 
 
 class RetrieveListed(Stage):

@@ -213,9 +213,18 @@ class Assembly:
         if about.model is not None:
             return self._retrieve(about.model, about.k, about.name, verify)
         if about.similar is not None:
-            model, table = self._model_and_table(about.similar, verify)
-            dims = getattr(model, "dim", None)
-            return RetrieveSimilar.of_table(table, about.k, about.name, about.index, dims=dims)
+            return self._similar(about, verify)
+        return self._fitted(about)
+
+    def _similar(self, about: SourceRecipe, verify: bool) -> RetrieveSimilar:
+        """By the vectors of a model, without the bias and the constant they may end with."""
+        assert about.similar is not None
+        model, table = self._model_and_table(about.similar, verify)
+        dims = getattr(model, "dim", None)
+        return RetrieveSimilar.of_table(table, about.k, about.name, about.index, dims=dims)
+
+    def _fitted(self, about: SourceRecipe) -> Stage:
+        """A source that has learnt, and is no model."""
         path = self.space.source(about.name)
         if about.source is not None:
             mine, rows = make_source(about.source, about.options), self._rows_of_sources()
@@ -255,7 +264,7 @@ class Assembly:
         """Items that fitted sources know: those of the training."""
         return self._encoded().n_items
 
-    def _values_of(self, field: str) -> ItemTable:
+    def _values_of(self, field: str) -> ItemTable | DeltaTable:
         """The encoded values of an item field as a table, so that they can be compared."""
         items = self._encoded().items
         if field not in items:

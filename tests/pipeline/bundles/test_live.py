@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import polars as pl
 import pytest
 import torch
 
@@ -109,3 +112,46 @@ def test_an_item_of_unknown_values_encodes_as_the_unknown_one(live):
     columns = encoded.features.encode_items(fresh)
     assert columns["category"].tolist() == [1]
     assert torch.isfinite(columns["price"]).all()
+
+
+def test_changes_taken_in_one_by_one_answer_as_taken_in_at_once(live, root, tmp_path):
+    """Indexes, tables, attributes and filters of every kind of stage, patched after each change."""
+    draw, items = random.Random(5), live.bundle.encoded.dataset.items
+    ids = items["item"].to_list()
+    leave, change = ids[::3], ids[1::3]  # what is deleted keeps the vector it last had, in histories
+    for step in range(10):
+        row = items.row(draw.randrange(len(items)), named=True)
+        if step % 5 == 4:
+            live.delete(draw.sample(leave, 8))
+        else:
+            new = 900_000 + draw.randrange(12)
+            live.upsert([row | {"item": draw.choice([new, *draw.sample(change, 3)])} for _ in range(3)])
+        live.answerer()
+    with LiveBundle.load(root, tmp_path / "items.sqlite") as afresh:
+        one, other = live.answerer(), afresh.answerer()
+        assert one.prepared.dataset.items.height == other.prepared.dataset.items.height
+        for user in users(live, 6):
+            assert shown(one, user, k=30) == shown(other, user, k=30)
+
+
+def test_a_new_item_like_those_of_the_history_is_found_by_the_source_of_likeness(live):
+    user = users(live)[0]
+    answerer = live.answerer()
+    past = answerer.prepared.dataset.events.filter(user=user, click=1)["item"][0]
+    twin = live.bundle.encoded.dataset.items.filter(item=past).to_dicts()[0]
+    live.upsert([twin | {"item": 900_000}])
+    fuse = live.answerer().cascade.stages[0]
+    like = next(source for source in fuse.sources if source.name == "like")
+    request, _ = live.answerer().request(user=user)
+    key = live.store.keys(pl.Series("item", [900_000]))[0]
+    assert key in like.run(request, None, 60).keys
+    live.delete([900_000])
+    assert key not in like.run(request, None, 130).keys  # the same stage: it follows
+
+
+def test_what_knows_no_items_is_loaded_once(live):
+    first = live.answerer().cascade.stages[0]
+    live.delete([live.bundle.encoded.dataset.items["item"][0]])
+    second = live.answerer().cascade.stages[0]
+    assert first is not second
+    assert [a is b for a, b in zip(first.sources, second.sources, strict=True)] == [False, True, False]

@@ -8,11 +8,14 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Self
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from twotower.cascade.attributes import Attributes
+from twotower.cascade.sources import RetrieveSimilar, TableUnits, unit_vectors
+from twotower.cascade.stage import Stage
+from twotower.index.build import build_index
 from twotower.index.delta import DeltaIndex
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_log import ItemLog
@@ -24,7 +27,7 @@ from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.bundles.bundle import Bundle
 from twotower.pipeline.bundles.manifest import stored_digest
 from twotower.pipeline.encoded import Encoded
-from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.stages import SourceRecipe
 from twotower.pipeline.workspace import Workspace
 from twotower.types import Rep
 
@@ -46,7 +49,8 @@ class LiveBundle:
     def __init__(self, bundle: Bundle, log: str | Path) -> None:
         self.bundle, self._lock = bundle, RLock()
         encoded = bundle.encoded
-        assembly = _LiveAssembly(encoded.recipe, Workspace(bundle.directory), self._grown, encoded)
+        self._items = 0, Attributes.of(encoded.dataset)  # the last change they know, and all items
+        assembly = _LiveAssembly(encoded, Workspace(bundle.directory), self._grown, lambda: self._items[1])
         assembly.cascade(verify=False)  # loads what changes: the bundle has been checked
         self.log = ItemLog(log, stored_digest(bundle.directory))
         self.store = ItemStore(
@@ -102,7 +106,8 @@ class LiveBundle:
         with self._lock:
             last = self.log.last
             if self._answerer is None or self._answerer[0] != last:
-                self.store.refresh()
+                self._take_in(last)
+                self.store.refresh()  # now the store knows every item that the attributes do
                 cascade = self._assembly.cascade(verify=False)
                 assert cascade is not None
                 self._answerer = last, Answerer(self._grown(), cascade, self._allow())
@@ -119,35 +124,48 @@ class LiveBundle:
 
     def _allow(self) -> Tensor | None:
         """Hides deleted items from what follows no log; indexes do so by themselves, and faster."""
-        others = any(source.model is None for source in self.bundle.encoded.recipe.sources)
+        others = any(source.fitted for source in self.bundle.encoded.recipe.sources)
         alive = self.store.alive
         return alive if others and not bool(alive.all()) else None
 
+    def _take_in(self, last: int) -> None:
+        """Let the items' attributes stand as the log says; ``last`` is its last number, before it is read."""
+        number, known = self._items
+        entries = self.log.changes(after=number)
+        # what is deleted stays as it was, hidden; but every key has its row
+        kept = [entry for entry in entries if entry.features is not None or entry.key >= len(known)]
+        if kept:
+            item, types = known.item, known.items.schema
+            rows = {
+                name: [entry.id if name == item else (entry.features or {}).get(name) for entry in kept]
+                for name in types
+            }
+            frame = pl.DataFrame([pl.Series(n, v, dtype=types[n], strict=True) for n, v in rows.items()])
+            known = known.updated(torch.tensor([entry.key for entry in kept]), frame)
+        self._items = last, known
+
     def _grown(self) -> Encoded:
         """The bundle's data with the items as they are now, in the order of their keys."""
-        encoded = self.bundle.encoded
-        store = getattr(self, "store", None)
-        if store is None or not self.log.last:
+        encoded, (number, known) = self.bundle.encoded, self._items
+        if not number:
             return encoded
-        dataset, name = encoded.dataset, encoded.dataset.schema.item
-        first = len(dataset.items)
-        new = store.ids(np.arange(first, len(store.alive))).alias(name)
-        changed = store.items()
-        rows = pl.concat([dataset.items, pl.DataFrame([new])], how="diagonal_relaxed").with_row_index("key")
-        rows = rows.with_columns(pl.col("key").cast(pl.Int64))
-        kept = rows.filter(~pl.col("key").is_in(changed["key"].implode()))
-        changed = changed.select(rows.columns).cast(dict(rows.schema))
-        items = pl.concat([kept, changed]).sort("key").drop("key")
-        return Encoded(encoded.recipe, replace(dataset, items=items), encoded.features)
+        return Encoded(encoded.recipe, replace(encoded.dataset, items=known.items), encoded.features)
 
 
 class _LiveAssembly(Assembly):
     """Stages over tables and indexes that change; all but the stages themselves is loaded once."""
 
-    def __init__(self, recipe: Recipe, space: Workspace, now: Callable[[], Encoded], then: Encoded) -> None:
-        super().__init__(recipe, space, now)
-        self._then = then
+    def __init__(
+        self,
+        then: Encoded,
+        space: Workspace,
+        now: Callable[[], Encoded],
+        attributes: Callable[[], Attributes],
+    ) -> None:
+        super().__init__(then.recipe, space, now)
+        self._then, self._known = then, attributes
         self._models: dict[str, Model] = {}
+        self._sources: dict[str, Stage] = {}
         self.tables: dict[str, tuple[EncodeItems, DeltaTable]] = {}
         self.indexes: dict[str, tuple[EncodeItems, DeltaIndex]] = {}
 
@@ -170,6 +188,37 @@ class _LiveAssembly(Assembly):
             assert isinstance(base, ItemTable)
             self.tables[own] = self._encoder(model), DeltaTable(base)
         return self.tables[own][1]
+
+    def _similar(self, about: SourceRecipe, verify: bool) -> RetrieveSimilar:
+        """Its index holds unit vectors of its own; histories read those of the model's table."""
+        assert about.similar is not None
+        model, table = self._model_and_table(about.similar, verify)
+        dims = getattr(model, "dim", None)
+        own, units = f"similar {about.name}", TableUnits(table, "vector", dims)
+        if own not in self.indexes:
+            base, encode = (
+                build_index(about.index, units.take(torch.arange(units.rows))),
+                self._encoder(model),
+            )
+            self.indexes[own] = lambda f: Rep(vector=unit_vectors(encode(f), dims=dims)), DeltaIndex(base)
+        return RetrieveSimilar(units, about.k, about.name, self.indexes[own][1])
+
+    def _fitted(self, about: SourceRecipe) -> Stage:
+        if about.name not in self._sources:
+            self._sources[about.name] = super()._fitted(about)
+        return self._sources[about.name]
+
+    def _values_of(self, field: str) -> DeltaTable:
+        own = f"field {field}"
+        if own not in self.tables:
+            base, features = super()._values_of(field), self._then.features
+            assert isinstance(base, ItemTable)
+            self.tables[own] = lambda f: Rep({field: features.encode_items(f)[field]}), DeltaTable(base)
+        return self.tables[own][1]
+
+    @property
+    def _attributes(self) -> Attributes:
+        return self._known()
 
     def _encoder(self, model: Model) -> EncodeItems:
         features = self._then.features
