@@ -30,7 +30,7 @@ RECIPE = {
             "objective": {"kind": "full-stage", "bce": 0, "positives": 1000, "sample": SAMPLE},
             "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
         },
-        "dual": {
+        "student": {
             "model": "dual-encoder",
             "features": ["query_text", "text"],
             "config": {"text": {"kind": "table", "dim": 16}, "similarity": "dot"},
@@ -48,7 +48,7 @@ RECIPE = {
     },
     "cascade": [
         {"stage": "retrieve", "k": 40, "sources": [{"name": "bm25", "lexical": {}, "k": 40}]},
-        {"stage": "prerank", "model": "dual", "k": 20},
+        {"stage": "prerank", "model": "student", "k": 20},
         {"stage": "rank", "model": "cross", "k": 10},
     ],
     "evaluate": {"requests_timed": 2, "samples": 100},
@@ -82,17 +82,26 @@ def toy(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("loss", ["margin", "kl"])
-def test_a_recipe_lets_a_cross_encoder_teach_a_dual_encoder_on_what_words_find(toy, tmp_path, loss):
+STUDENTS = {
+    "dual-encoder": ({"text": {"kind": "table", "dim": 16}, "similarity": "dot"}, "margin"),
+    "colbert": ({"text": {"kind": "table", "dim": 16}, "dim": 16, "query_length": 8}, "kl"),
+}
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_a_recipe_lets_a_cross_encoder_teach_on_what_words_find(toy, tmp_path, student):
     said: list[str] = []
-    recipe = changed(RECIPE, [f"models.dual.objective.distil.loss={loss}"], "toy")
+    config, loss = STUDENTS[student]
+    recipe = changed(RECIPE, [f"models.student.objective.distil.loss={loss}"], "toy")
+    recipe["models"]["student"] |= {"model": student, "config": config}
     report = Pipeline(Recipe.parse(recipe), tmp_path, data=toy, say=said.append).run().plain()
     assert [line for line in said if "training" in line] == [
         "cross: training cross-encoder by full-stage",
-        "dual: training dual-encoder by full-stage",
+        f"student: training {student} by full-stage",
     ]
     assert [stage["stage"] for stage in report["stages"]] == ["retrieve", "prerank", "rank"]
-    epochs = json.loads((tmp_path / "models/dual/result.json").read_text())["history"]
+    epochs = json.loads((tmp_path / "models/student/result.json").read_text())["history"]
     first, last = epochs[0], epochs[-1]
-    assert last["loss/distil"] < 0.7 * first["loss/distil"]
-    assert last["Overlap@10"] > first["Overlap@10"] + 0.1  # with the teacher's, on queries it never met
+    assert last["loss/distil"] < 0.8 * first["loss/distil"]
+    for measure in ("Overlap@10", "nDCG@10 by ranker"):  # on queries that neither of them met
+        assert last[measure] > first[measure] + 0.05
