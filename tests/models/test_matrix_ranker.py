@@ -147,6 +147,21 @@ def test_an_item_table_serves_the_same_scores(about):
     assert table.bytes_per_item <= model.bytes_per_item
 
 
+def test_half_precision_tells_an_exact_match_from_a_near_one(about):
+    """Unit vectors rounded to bfloat16 have lengths of .996 to 1.004: the kernel at 1 is .001 wide."""
+    model = make(about[0], **about[1])
+    query, item = queries(), items()
+    item["plot"][:, :4] = query["words"][:1].clamp(min=2)
+    item["movie"][:] = query["past"][1, 0]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        reps = model.encode_query(query), model.encode_item(item)
+        found = model.score(*reps).float()
+        self_similarity = (reps[1]["tokens"].square()).sum(-1)
+    assert reps[1]["tokens"].dtype == torch.float32
+    assert ((self_similarity - 1).abs() < 1e-5).logical_or(self_similarity == 0).all()
+    torch.testing.assert_close(found, score(model, query, item), atol=0.05, rtol=0.05)
+
+
 def test_costs_are_what_torch_counts(about):
     name, tokens = about
     model = make(name, **tokens, pair=("lexical_score",))

@@ -44,7 +44,8 @@ class ConvKNRM(MatrixRanker):
         self.start_from_pair(self.out)
 
     def units(self, tokens: Tokens) -> Rep:
-        grams = functional.normalize(self.grams(tokens.vectors, tokens.real), dim=-1)  # (..., L, H, F)
+        grams = self.grams(tokens.vectors, tokens.real).float()  # (..., L, H, F)
+        grams = functional.normalize(grams, dim=-1)
         return Rep(tokens=grams.flatten(-3, -2), tokens_length=tokens.length * self.config.ngrams)
 
     def read(self, matrix: Tensor, query_real: Tensor, item_real: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class MatrixRanker(Model):
 
     def units(self, tokens: Tokens) -> Rep:
         """What meets in the matrix: (..., L, D) unit vectors of the tokens themselves, and how many."""
-        return Rep(tokens=functional.normalize(tokens.vectors, dim=-1), tokens_length=tokens.length)
+        return Rep(tokens=functional.normalize(tokens.vectors.float(), dim=-1), tokens_length=tokens.length)
 
     @property
     def unit_size(self) -> tuple[int, int]:
@@ -106,14 +106,16 @@ class MatrixRanker(Model):
         return self.units(self.lists.item(item))
 
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
-        features = read_matrix(
-            query["tokens"].float(),
-            query["tokens_length"],
-            item["tokens"].float(),
-            item["tokens_length"],
-            self.read,
-            per_cell=self.per_cell,
-        )
+        words, documents = query["tokens"].float(), item["tokens"].float()
+        with torch.autocast(words.device.type, enabled=False):  # rounded, a near match would be an exact one
+            features = read_matrix(
+                words,
+                query["tokens_length"],
+                documents,
+                item["tokens_length"],
+                self.read,
+                per_cell=self.per_cell,
+            )
         scores = self.judge(features, query)
         if self.config.pair:
             known = self.pair_norm(pair_columns(pair, self.config.pair, scores.shape))
