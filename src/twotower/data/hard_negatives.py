@@ -30,6 +30,9 @@ class Mining(Config):
 
     Judged positives of the query are none. What scores above ``guard`` or ``margin`` allows is none. Of the
     others the first ``skip`` are left out, and the next ``window`` are kept.
+
+    A guard is as good as its teacher: a positive that the teacher scores low leaves its pair without any
+    negative. Shares suit cosines and BM25, whose zero means something; margins suit logits.
     """
 
     skip: int = Option(0, ge=0, description="first places that are left out")
