@@ -7,10 +7,11 @@ that hold no longer. Both are small, until `DeltaIndex.compact` makes a new base
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,11 +21,18 @@ from twotower.index.base import Index
 from twotower.index.build import load_index
 from twotower.index.exact import ExactIndex
 from twotower.index.keyed_rows import KeyedRows, find
-from twotower.index.vectors import Vectors
+from twotower.index.vectors import Keyed, Vectors
 from twotower.types import NO_ITEM, Candidates, Ragged, Rep
 
 
 class Base(Index, Protocol):
+    """An index that knows which items it was built of."""
+
+    @property
+    def vectors(self) -> Keyed: ...
+
+
+class VectorBase(Index, Protocol):
     """An index that keeps the vectors it was built of, and can be built again of others."""
 
     vectors: Vectors
@@ -32,12 +40,17 @@ class Base(Index, Protocol):
     def rebuilt(self, vectors: Tensor, keys: Tensor) -> Self: ...
 
 
+B = TypeVar("B", bound=Base)
+V = TypeVar("V")
+"""What vectors come as: a matrix, or lists of them."""
+
+
 @dataclass(frozen=True)
-class _State:
+class State(Generic[B]):
     """All that a search reads, replaced as a whole: no search ever sees half a change."""
 
-    base: Base
-    fresh: KeyedRows  # new and changed items, "vector" (n, D)
+    base: B
+    fresh: KeyedRows  # new and changed items
     gone: Tensor  # (T,) int64, rising: items of the base that were deleted, or stand in ``fresh``
 
     def __len__(self) -> int:
@@ -47,11 +60,6 @@ class _State:
         in_base = (self.base.vectors.positions(keys) >= 0) & (find(self.gone, keys) < 0)
         return in_base | (self.fresh.positions(keys) >= 0)
 
-    def alive(self) -> KeyedRows:
-        vectors = self.base.vectors
-        old = KeyedRows(vectors.keys, Rep(vector=vectors.values)).without(self.gone)
-        return old.updated(self.fresh)
-
     def hiding(self, keys: Tensor) -> Tensor:
         """``gone`` and those of ``keys`` that the base has."""
         here = keys[self.base.vectors.positions(keys) >= 0]
@@ -59,33 +67,38 @@ class _State:
         return gone
 
 
-class DeltaIndex:
+class Delta(ABC, Generic[B, V]):
     """An `Index` that takes additions, updates and deletions, over any base; they count at once.
 
-    Over an exact base every search equals that of a freshly built index; where scores are not whole numbers,
-    up to the last bits of a sum, which depend on the shape of a matrix product. Over an approximate base what
-    is new is found always, and what is old as well as the base finds it.
-
-    Searches may run beside changes and beside `compact` from any thread, and never wait.
-
-    >>> index = DeltaIndex(ExactIndex.build(torch.tensor([[1.0], [2.0], [3.0]])))
-    >>> index.upsert(torch.tensor([0, 7]), torch.tensor([[9.0], [2.0]]))
-    >>> index.delete(torch.tensor([2]))
-    1
-    >>> index.search(torch.tensor([[1.0]]), k=4).keys.tolist()
-    [[0, 1, 7, -1]]
+    What an item is, one vector or many, subclasses know.
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: B) -> None:
         none = torch.empty(0, dtype=torch.int64)
-        self._state = _State(base, KeyedRows(none, Rep(vector=torch.empty(0, base.dim))), none)
+        self._state = State(base, KeyedRows(none, self._nothing(base.dim)), none)
         self._writing, self._compacting = Lock(), Lock()
         self.produced_by = base.produced_by
 
+    @abstractmethod
+    def prepared(self, keys: Tensor, vectors: V) -> KeyedRows:
+        """What `upsert` would put, checked: for those who must know beforehand that `put` will not fail."""
+
+    @abstractmethod
+    def _nothing(self, dim: int) -> Rep:
+        """The representation of no item."""
+
+    @abstractmethod
+    def _search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
+        """The k best of the items beside the base, exactly."""
+
+    @abstractmethod
+    def _rebuilt(self, state: State[B]) -> B:
+        """A base of all that is alive."""
+
     # -- changing --------------------------------------------------------------------------------------
 
-    def add(self, keys: Tensor, vectors: Tensor) -> None:
-        """New items: keys (n,), vectors (n, D); as `upsert`, but a key that is there is a `ConfigError`."""
+    def add(self, keys: Tensor, vectors: V) -> None:
+        """New items: keys (n,) and their vectors; as `upsert`, but a key that is there is a `ConfigError`."""
         rows = self.prepared(keys, vectors)
         with self._writing:
             there = self._state.has(rows.keys)
@@ -96,8 +109,8 @@ class DeltaIndex:
                 )
             self._put(rows)
 
-    def upsert(self, keys: Tensor, vectors: Tensor) -> None:
-        """New or changed items: keys (n,), vectors (n, D).
+    def upsert(self, keys: Tensor, vectors: V) -> None:
+        """New or changed items: keys (n,) and their vectors.
 
         Raises
         ------
@@ -110,16 +123,6 @@ class DeltaIndex:
         """
         self.put(self.prepared(keys, vectors))
 
-    def prepared(self, keys: Tensor, vectors: Tensor) -> KeyedRows:
-        """What `upsert` would put, checked: for those who must know beforehand that `put` will not fail."""
-        if vectors.dim() == 2 and vectors.shape[1] != self.dim:
-            raise MismatchError(
-                f"vectors of {vectors.shape[1]} floats for an index of {self.dim}: was it built from another "
-                "model?"
-            )
-        checked = Vectors.of(vectors, keys.to("cpu", torch.int64))
-        return KeyedRows(checked.keys, Rep(vector=checked.values))
-
     def put(self, rows: KeyedRows) -> None:
         """`upsert` what `prepared` returned."""
         with self._writing:
@@ -127,7 +130,7 @@ class DeltaIndex:
 
     def _put(self, rows: KeyedRows) -> None:
         state = self._state
-        self._state = _State(state.base, state.fresh.updated(rows), state.hiding(rows.keys))
+        self._state = State(state.base, state.fresh.updated(rows), state.hiding(rows.keys))
 
     def delete(self, keys: Tensor) -> int:
         """Take items out; returns how many were there, for a key that is not is no error."""
@@ -135,7 +138,7 @@ class DeltaIndex:
         with self._writing:
             state = self._state
             there = int(state.has(keys).sum())
-            self._state = _State(state.base, state.fresh.without(keys), state.hiding(keys))
+            self._state = State(state.base, state.fresh.without(keys), state.hiding(keys))
         return there
 
     def compact(self) -> None:
@@ -146,13 +149,12 @@ class DeltaIndex:
         """
         self._compacted()
 
-    def _compacted(self) -> Base:
+    def _compacted(self) -> B:
         with self._compacting:
             before = self._state
             if not len(before.fresh) and not len(before.gone):
                 return before.base
-            alive = before.alive()
-            base = before.base.rebuilt(alive.rep["vector"], alive.keys)
+            base = self._rebuilt(before)
             with self._writing:
                 now = self._state
                 fresh = now.fresh.changed_since(before.fresh)
@@ -160,7 +162,7 @@ class DeltaIndex:
                 left = now.gone[find(before.gone, now.gone) < 0]
                 kept = now.fresh.without(fresh.keys)
                 outdated = before.fresh.keys[kept.positions(before.fresh.keys) < 0]
-                self._state = _State(base, fresh, torch.unique(torch.cat([left, outdated])))
+                self._state = State(base, fresh, torch.unique(torch.cat([left, outdated])))
             return base
 
     # -- the index -------------------------------------------------------------------------------------
@@ -183,10 +185,6 @@ class DeltaIndex:
         """Items of the base that hold no longer: searches look past them."""
         return len(self._state.gone)
 
-    def alive(self) -> KeyedRows:
-        """All items there are, by rising key, with their "vector"; a copy."""
-        return self._state.alive()
-
     @property
     def bytes_per_item(self) -> float:
         state = self._state
@@ -206,8 +204,7 @@ class DeltaIndex:
         found = _look_past(state, query, k, k + spare if len(state.gone) else k, exclude)
         if not len(state.fresh):
             return found
-        fresh = Vectors(state.fresh.rep["vector"], state.fresh.keys)
-        new = ExactIndex(fresh).search(query, k, exclude)
+        new = self._search_fresh(state.fresh, query, k, exclude)
         both = Candidates(torch.cat([found.keys, new.keys], 1), torch.cat([found.scores, new.scores], 1))
         return both.sorted().best(k)
 
@@ -215,16 +212,64 @@ class DeltaIndex:
         """Compact, then publish the base, a plain index of its kind: `load_index` reads it as well."""
         self._compacted().save(directory)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._state.base} + {self.n_fresh:,} fresh - {self.n_gone:,} gone)"
+
+
+class DeltaIndex(Delta[VectorBase, Tensor]):
+    """Items of one vector, over any index of such: see `Delta`.
+
+    Over an exact base every search equals that of a freshly built index; where scores are not whole numbers,
+    up to the last bits of a sum, which depend on the shape of a matrix product. Over an approximate base what
+    is new is found always, and what is old as well as the base finds it.
+
+    Searches may run beside changes and beside `compact` from any thread, and never wait.
+
+    >>> index = DeltaIndex(ExactIndex.build(torch.tensor([[1.0], [2.0], [3.0]])))
+    >>> index.upsert(torch.tensor([0, 7]), torch.tensor([[9.0], [2.0]]))
+    >>> index.delete(torch.tensor([2]))
+    1
+    >>> index.search(torch.tensor([[1.0]]), k=4).keys.tolist()
+    [[0, 1, 7, -1]]
+    """
+
+    def prepared(self, keys: Tensor, vectors: Tensor) -> KeyedRows:
+        """What `upsert` would put, checked: for those who must know beforehand that `put` will not fail."""
+        if vectors.dim() == 2 and vectors.shape[1] != self.dim:
+            raise MismatchError(
+                f"vectors of {vectors.shape[1]} floats for an index of {self.dim}: was it built from another "
+                "model?"
+            )
+        checked = Vectors.of(vectors, keys.to("cpu", torch.int64))
+        return KeyedRows(checked.keys, Rep(vector=checked.values))
+
+    def alive(self) -> KeyedRows:
+        """All items there are, by rising key, with their "vector"; a copy."""
+        return _alive(self._state)
+
+    def _nothing(self, dim: int) -> Rep:
+        return Rep(vector=torch.empty(0, dim))
+
+    def _search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
+        return ExactIndex(Vectors(fresh.rep["vector"], fresh.keys)).search(query, k, exclude)
+
+    def _rebuilt(self, state: State[VectorBase]) -> VectorBase:
+        alive = _alive(state)
+        return state.base.rebuilt(alive.rep["vector"], alive.keys)
+
     @classmethod
     def load(cls, directory: str | Path, expect: str | None = None, *, verify: bool = True) -> Self:
         """Over a saved index of whatever kind, with nothing changed yet."""
         return cls(load_index(directory, expect, verify=verify))
 
-    def __repr__(self) -> str:
-        return f"DeltaIndex({self._state.base} + {self.n_fresh:,} fresh - {self.n_gone:,} gone)"
+
+def _alive(state: State[VectorBase]) -> KeyedRows:
+    vectors = state.base.vectors
+    old = KeyedRows(vectors.keys, Rep(vector=vectors.values)).without(state.gone)
+    return old.updated(state.fresh)
 
 
-def _look_past(state: _State, query: Tensor, k: int, n: int, exclude: Ragged | None) -> Candidates:
+def _look_past(state: State[B], query: Tensor, k: int, n: int, exclude: Ragged | None) -> Candidates:
     """The k best of the base that are not gone: ask for n, and for more where too few of them are left."""
     most = max(k, min(k + len(state.gone), len(state.base)))
     n = min(n, most)

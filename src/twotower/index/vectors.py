@@ -15,9 +15,42 @@ from twotower.index.manifest import Artefact, write_tensor
 from twotower.types import NO_ITEM, Ragged
 
 
+class Keyed:
+    """Items in the order of their keys: an earlier position is a smaller key, so ties resolve by position."""
+
+    keys: Tensor  # (C,) int64, rising
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def positions(self, keys: Tensor) -> Tensor:
+        """Position of each key, -1 for one that is not here."""
+        return find(self.keys, keys)
+
+    def keys_at(self, positions: Tensor) -> Tensor:
+        """Key of each position, `NO_ITEM` for -1."""
+        if len(self) == 0:
+            return torch.full_like(positions, NO_ITEM)
+        return self.keys[positions.clamp(min=0)].masked_fill(positions < 0, NO_ITEM)
+
+    def excluded(self, exclude: Ragged | None, queries: int) -> Ragged | None:
+        """The excluded positions of each query, rising and each once; keys that are not here vanish."""
+        if exclude is None:
+            return None
+        if len(exclude) != queries:
+            raise ConfigError(f"exclude has {len(exclude)} rows for {queries} queries")
+        position = self.positions(exclude.values)
+        row = exclude.row_of_value()[position >= 0]
+        width = max(len(self), 1)
+        cell = torch.unique(row * width + position[position >= 0])
+        counts = torch.bincount(cell // width, minlength=queries)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Ragged(cell % width, offsets)
+
+
 @dataclass(frozen=True)
-class Vectors:
-    """C item vectors, sorted by key: an earlier position is a smaller key, so ties resolve by position.
+class Vectors(Keyed):
+    """C item vectors, sorted by key.
 
     >>> vectors = Vectors.of(torch.tensor([[1.0], [2.0]]), keys=torch.tensor([7, 3]))
     >>> vectors.keys.tolist(), vectors.positions(torch.tensor([7, 8])).tolist()
@@ -59,9 +92,6 @@ class Vectors:
             )
         return cls(values, keys.contiguous())
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     @property
     def dim(self) -> int:
         return self.values.shape[1]
@@ -69,30 +99,6 @@ class Vectors:
     @property
     def bytes_per_item(self) -> int:
         return self.values.element_size() * self.dim + self.keys.element_size()
-
-    def positions(self, keys: Tensor) -> Tensor:
-        """Position of each key, -1 for one that is not here."""
-        return find(self.keys, keys)
-
-    def keys_at(self, positions: Tensor) -> Tensor:
-        """Key of each position, `NO_ITEM` for -1."""
-        if len(self) == 0:
-            return torch.full_like(positions, NO_ITEM)
-        return self.keys[positions.clamp(min=0)].masked_fill(positions < 0, NO_ITEM)
-
-    def excluded(self, exclude: Ragged | None, queries: int) -> Ragged | None:
-        """The excluded positions of each query, rising and each once; keys that are not here vanish."""
-        if exclude is None:
-            return None
-        if len(exclude) != queries:
-            raise ConfigError(f"exclude has {len(exclude)} rows for {queries} queries")
-        position = self.positions(exclude.values)
-        row = exclude.row_of_value()[position >= 0]
-        width = max(len(self), 1)
-        cell = torch.unique(row * width + position[position >= 0])
-        counts = torch.bincount(cell // width, minlength=queries)
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Ragged(cell % width, offsets)
 
     def checked_query(self, query: Tensor, k: int) -> Tensor:
         """The query as (Q, D) float32 on the CPU, or an error that says what is wrong with the request."""
