@@ -53,7 +53,7 @@ def plan(
     margin: Annotated[float, typer.Option(help="safe: share of the best quality that may be lost.")] = 0.005,
     depth: Annotated[
         list[str] | None,
-        typer.Option("--depth", help="Depths to try of a stage, such as --depth retrieve=100,200,500."),
+        typer.Option("--depth", help="Depths to try of a stage or source, such as --depth retrieve=100,200."),
     ] = None,
     measure: Annotated[str, typer.Option(help="What quality is.")] = "nDCG@10",
     queries: Annotated[
