@@ -36,6 +36,7 @@ PAIR = "lexical_score"
 class Collection:
     """A collection with BM25's first hundred of every judged query."""
 
+    name: str
     spec: FeatureSpec
     queries: Batch
     items: Batch
@@ -72,7 +73,7 @@ def collection(name: str, fold: int = 0) -> Collection:
     place = found.keys[row] == judged.values[:, None]
     hit, column = place.nonzero().unbind(1)
     gains[row[hit], column] = worth[hit].float()
-    return Collection(spec, queries, items, found, gains, judged, worth, part)
+    return Collection(name, spec, queries, items, found, gains, judged, worth, part)
 
 
 def schema(plain: Schema) -> Schema:
