@@ -1,7 +1,7 @@
 """Hard negatives: items that are served for a query and are not its answer, mined before training.
 
 The first items of any retriever hold answers that nobody judged. Moreira et al. 2024 ("NV-Retriever",
-arXiv 2407.15831, section 3) leave out what a teacher scores nearly as high as the known answer: above a share
+arXiv 2407.15831) leave out what a teacher scores nearly as high as the known answer: above a share
 of its score (TopK-PercPos, theirs 0.95; ``guard``) or above it less a margin (TopK-MarginPos, theirs 0.05;
 ``margin``). Skipping the first places (Top-k shifted by N; ``skip``) does it without a teacher.
 
