@@ -1,146 +1,16 @@
-"""What every model promises, tested for every model. A new one is one more line in MODELS, or in LISTS where
-the company of a candidate may change its score.
-"""
+"""What every model promises, tested for every model of `model_members`."""
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from twotower.data.features import Column, FeatureSpec
+from twotower.index.item_table import ItemTable
 from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.types import Batch
 
-SPEC = FeatureSpec(
-    columns=(
-        Column(name="user", kind="id", side="query", size=9, width=1, dropout=0.2),
-        Column(name="age", kind="number", side="query", size=0, width=2),
-        Column(name="device", kind="category", side="context", size=5, width=1),
-        Column(name="history", kind="sequence", side="query", size=12, width=6, of="movie"),
-        Column(name="movie", kind="id", side="item", size=12, width=1),
-        Column(name="genres", kind="bag", side="item", size=7, width=3),
-        Column(name="poster", kind="vector", side="item", size=0, width=4),
-    )
-)
-MEAN, ATTENTION = {"kind": "mean"}, {"kind": "attention", "blocks": 2, "heads": 2}
-CROSSES = [["user", "genres"], ["device", "movie"]]
-MODELS = [
-    ("click-rate", {"strength": 3.0}),
-    ("logistic-regression", {"buckets": 64}),
-    ("logistic-regression", {"crosses": [["user", "movie"]], "sparse": False, "pair": ["retrieve_score"]}),
-    ("logistic-regression", {"crosses": []}),
-    ("two-tower", {"embedding": 8, "layers": [16, 6], "dropout": 0.3}),
-    (
-        "two-tower",
-        {"embedding": 8, "layers": [16, 6], "similarity": "cosine", "norm": "layer", "bias": False},
-    ),
-    ("two-tower", {"embedding": 8, "layers": [], "history": ATTENTION}),
-    ("two-tower", {"embedding": 8, "layers": [6], "history": {"kind": "pooling"}}),
-    ("two-tower", {"embedding": 8, "layers": [6], "norm": "batch", "history": MEAN, "sparse": True}),
-    ("dat", {"embedding": 4, "layers": [16, 6], "dropout": 0.3, "category": "genres"}),
-    ("dat", {"embedding": 4, "layers": [6], "similarity": "cosine", "mimic": 0, "history": ATTENTION}),
-    ("dat", {"embedding": 4, "layers": [6], "norm": "batch", "bias": False, "sparse": True}),
-    ("dat", {"embedding": 4, "layers": [6], "augment": False}),
-    ("int-tower", {"embedding": 4, "layers": [9, 8, 7], "heads": 2, "head_dim": 5, "dropout": 0.3}),
-    ("int-tower", {"embedding": 4, "layers": [8], "gate": "senet", "scale": False, "bias": False, "cir": 0}),
-    ("int-tower", {"embedding": 4, "layers": [8, 6], "fe_layers": "last", "norm": "batch", "history": MEAN}),
-    ("int-tower", {"embedding": 4, "layers": [8, 6], "fe": False, "gate": "none", "history": ATTENTION}),
-    ("fit", {"embedding": 4, "layers": [9, 7], "heads": 3, "head_dim": 5, "dropout": 0.3}),
-    ("fit", {"embedding": 4, "layers": [8], "norm": "batch", "bias": False, "metas": 1}),
-    ("fit", {"embedding": 4, "layers": [8], "norm": "layer", "history": MEAN, "hidden": 5}),
-    ("mol", {"embedding": 4, "layers": [9], "dim": 5, "query_vectors": 3, "item_vectors": 2, "dropout": 0.3}),
-    ("mol", {"embedding": 8, "layers": [], "cross": 6, "query_id": "user", "history": ATTENTION}),
-    ("mol", {"embedding": 4, "layers": [8], "norm": "batch", "bias": False, "history": MEAN, "sparse": True}),
-    ("dcn-v2", {"embedding": 4, "crosses": 2, "layers": [8, 5]}),
-    (
-        "dcn-v2",
-        {"embedding": 4, "crosses": 3, "rank": 2, "layers": [8], "norm": "batch", "store": "embeddings"},
-    ),
-    ("dcn-v2", {"embedding": 4, "layers": [8], "store": "ids", "history": MEAN}),
-    ("dcn-v2", {"embedding": 4, "layers": [8], "pair": ["retrieve_score", "retrieve_rank"]}),
-    ("fscd", {"embedding": 4, "layers": [8, 5], "history": MEAN}),
-    ("fscd", {"embedding": 4, "layers": [8], "norm": "batch", "pair": ["retrieve_score"], "store": "ids"}),
-    ("fscd", {"embedding": 4, "layers": [8], "gate": False, "keep": ["user", "genres", "poster"]}),
-    ("cold", {"embedding": 4, "layers": [8, 5], "crosses": CROSSES, "buckets": 64, "history": MEAN}),
-    ("cold", {"embedding": 4, "layers": [8], "crosses": CROSSES, "gate": True, "pair": ["retrieve_score"]}),
-    (
-        "cold",
-        {"embedding": 4, "layers": [8], "crosses": CROSSES, "keep": ["history", "poster", "user x genres"]}
-        | {"history": MEAN, "norm": "none", "pair": ["retrieve_score"]},
-    ),
-    ("wide-and-deep", {"embedding": 4, "layers": [8, 5]}),
-    (
-        "wide-and-deep",
-        {"embedding": 4, "layers": [8], "crosses": [["user", "genres"], ["history", "movie"]], "buckets": 50},
-    ),
-    (
-        "wide-and-deep",
-        {"embedding": 4, "layers": [8], "store": "embeddings", "crosses": [["device", "genres"]]},
-    ),
-    (
-        "wide-and-deep",
-        {
-            "embedding": 4,
-            "layers": [8],
-            "store": "ids",
-            "sparse": True,
-            "crosses": [["device", "movie"]],
-            "history": MEAN,
-            "pair": ["retrieve_score"],
-        },
-    ),
-    ("deepfm", {"embedding": 4, "layers": [8, 5]}),
-    ("deepfm", {"embedding": 4, "layers": [8], "store": "embeddings", "history": MEAN, "sparse": True}),
-    ("deepfm", {"embedding": 4, "layers": [8], "store": "ids", "norm": "batch", "pair": ["retrieve_score"]}),
-    ("dcn", {"embedding": 4, "crosses": 3, "layers": [8, 5]}),
-    ("dcn", {"embedding": 4, "crosses": 1, "layers": [8], "store": "embeddings", "history": MEAN}),
-    ("dcn", {"embedding": 4, "layers": [8], "store": "ids", "norm": "layer", "pair": ["retrieve_rank"]}),
-    ("autoint", {"embedding": 4, "heads": 2, "head_dim": 3, "layers": [8, 5]}),
-    ("autoint", {"embedding": 4, "blocks": 1, "layers": [], "store": "embeddings", "history": MEAN}),
-    ("autoint", {"embedding": 4, "head_dim": 3, "layers": [8], "store": "ids", "pair": ["retrieve_score"]}),
-    ("din", {"embedding": 4, "attention": 5, "layers": [8, 5]}),
-    ("din", {"embedding": 4, "layers": [8], "store": "embeddings", "weighting": "linear", "history": MEAN}),
-    ("din", {"embedding": 4, "layers": [8], "store": "ids", "weighting": "softmax", "activation": "prelu"}),
-    ("din", {"embedding": 4, "layers": [8], "activation": "relu", "pair": ["retrieve_score"]}),
-]
-PLACED = {"pair": ["retrieve_score"], "position": "retrieve_rank"}
-LISTS = [
-    ("prm", {"embedding": 4, "dim": 6, "list_length": 8, "history": MEAN, **PLACED}),
-    ("prm", {"embedding": 4, "dim": 6, "list_length": 5, "blocks": 1, "store": "ids", **PLACED}),
-    ("prm", {"embedding": 4, "dim": 9, "heads": 3, "pair": [], "position": "retrieve_rank"}),
-    ("prm", {"embedding": 4, "dim": 4, "pair": ["retrieve_rank"], "position": None, "store": "embeddings"}),
-    ("prm", {"embedding": 4, "dim": 4, "heads": 1, "pair": [], "position": None, "sparse": True}),
-]
-Q, C = 5, 8
-
-
-def queries(rows: int = Q, seed: int = 0) -> Batch:
-    draw = torch.Generator().manual_seed(seed)
-    length = torch.arange(rows) * 3 % 7  # an empty history, and a full one
-    history = torch.randint(1, 12, (rows, 6), generator=draw)
-    return Batch(
-        user=torch.randint(1, 9, (rows,), generator=draw),
-        age=torch.randn(rows, 2, generator=draw),
-        device=torch.randint(1, 5, (rows,), generator=draw),
-        history=history * (torch.arange(6) < length[:, None]),
-    )
-
-
-def items(rows: int = C, seed: int = 1) -> Batch:
-    draw = torch.Generator().manual_seed(seed)
-    return Batch(
-        movie=torch.randint(1, 12, (rows,), generator=draw),
-        genres=torch.randint(0, 7, (rows, 3), generator=draw),
-        poster=torch.randn(rows, 4, generator=draw),
-    )
-
-
-def pairs(Q: int = Q, K: int = C) -> Batch:
-    draw = torch.Generator().manual_seed(2)
-    return Batch(
-        retrieve_score=torch.randn(Q, K, generator=draw),
-        retrieve_rank=torch.arange(K).expand(Q, K).float(),
-    )
+from .model_members import LISTS, MODELS, SPEC, C, Q, full, items, pairs, queries
 
 
 def label(about):
@@ -157,8 +27,9 @@ def after_training(name, config):
     model = make_model(name, SPEC, config)
     if model.kind == "list":  # which places it knows
         model.score(model.encode_query(queries()), model.encode_item(items()), pairs())
+    state = model.state_dict()
     for label, buffer in model.named_buffers():  # as after some training, so that norms do something
-        if buffer.dtype.is_floating_point:
+        if buffer.dtype.is_floating_point and label in state:
             low, high = (-0.2, 0.2) if label.endswith("running_mean") else (0.5, 1.5)  # 1 silences a ReLU
             buffer.uniform_(low, high)
     for parameter in model.parameters():  # a layer that starts at zero would hide what stands before it
@@ -204,10 +75,11 @@ def test_other_queries_never_change_a_score(model):
 
 def test_padding_never_changes_a_score(model):
     query, item = queries(), items()
-    wider = Batch({**item, "genres": torch.cat([item["genres"], torch.zeros(C, 2, dtype=torch.int64)], 1)})
+    asked = Batch({**query, "asked": pad(query["asked"], (0, 2))})
+    wider = Batch({**item, "genres": pad(item["genres"], (0, 2)), "body": pad(item["body"], (0, 3))})
     longer = Batch({**query, "history": torch.cat([query["history"][:, :4], torch.zeros(Q, 2).long()], 1)})
     shorter = Batch({**query, "history": query["history"][:, :4]})
-    torch.testing.assert_close(scores(model, query, wider, pairs()), scores(model, query, item, pairs()))
+    torch.testing.assert_close(scores(model, asked, wider, pairs()), scores(model, query, item, pairs()))
     torch.testing.assert_close(scores(model, longer, item, pairs()), scores(model, shorter, item, pairs()))
 
 
@@ -220,14 +92,19 @@ def test_masked_candidates_score_minus_infinity_and_change_no_other(about):
     torch.testing.assert_close(out[mask], scores(model, queries(), own(items()), pairs())[mask])
 
 
-def test_item_rep_is_what_the_spec_says(model):
-    rep = model.encode_item(items())
-    specs = {spec.name: spec for spec in model.item_specs()}
-    assert rep.keys() == specs.keys()
-    for name, tensor in rep.items():
-        assert tuple(tensor.shape[1:]) == specs[name].shape
-        assert str(tensor.dtype) == f"torch.{specs[name].dtype}"
-    assert model.bytes_per_item == sum(t[0].numel() * t.element_size() for t in rep.values())
+def table_of(model, item: Batch) -> ItemTable:
+    """Built as the pipeline does it: names, shapes and types that are not as declared are refused."""
+    return ItemTable.build(
+        lambda keys: model.encode_item(item.take(keys)), C, model.item_specs(), "digest", chunk=3
+    )
+
+
+def test_a_table_of_what_the_specs_say_scores_as_the_model(model):
+    table, expected = table_of(model, items()), scores(model, queries(), items(), pairs())
+    query = model.encode_query(queries())
+    for item in (table.slice(0, C), table.take(torch.arange(C).expand(Q, C))):
+        torch.testing.assert_close(model.score(query, item, pairs()), expected, atol=1e-5, rtol=1e-5)
+    assert table.bytes_per_item <= model.bytes_per_item == table_of(model, full(items())).bytes_per_item
 
 
 def test_every_storage_depth_scores_the_same_and_declares_its_cost(model):
@@ -252,7 +129,8 @@ def measured_flops(model) -> float:
 
 def counted_flops(model, K: int) -> int:
     at = torch.arange(K) % C
-    query, item = model.encode_query(queries()), model.encode_item(items().take(at.expand(Q, K)))
+    query = model.encode_query(full(queries()))
+    item = model.encode_item(full(items()).take(at.expand(Q, K)))
     pair = Batch((n, t[:, at]) for n, t in pairs().items())
     # the counter knows attention by its products only, not fused
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -261,19 +139,28 @@ def counted_flops(model, K: int) -> int:
 
 
 def test_only_what_the_item_rep_depends_on_is_in_its_digest(model):
-    before = model.encode_item(items()), model.item_digest()
+    before, digest = model.encode_item(items()), model.item_digest()
+    inside = model.item_state()
+
+    def same() -> bool:
+        return all(torch.equal(before[name], tensor) for name, tensor in model.encode_item(items()).items())
+
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.5)
-    after = model.encode_item(items())
-    same = all(torch.equal(before[0][name], after[name]) for name in after)
-    assert same == (model.item_digest() == before[1])
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.5 * (name not in inside))
+        assert same()
+        assert model.item_digest() == digest
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.5 * (name in inside))
+        assert same() == (model.item_digest() == digest)
 
 
 def test_unseen_ids_and_missing_values_score_finite(model):
     query = Batch({**queries(), "user": torch.ones(Q).long(), "history": torch.zeros(Q, 6).long()})
     item = Batch({**items(), "movie": torch.ones(C).long(), "genres": torch.zeros(C, 3).long()})
-    assert scores(model, query, item, pairs()).isfinite().all()
+    for asked, body in ((0, 1), (1, 0), (0, 0)):
+        query["asked"], item["body"] = torch.full((Q, 5), asked), torch.full((C, 7), body)
+        assert scores(model, query, item, pairs()).isfinite().all()
 
 
 def test_an_empty_candidate_list_gives_an_empty_score(model):
@@ -298,7 +185,7 @@ def test_every_parameter_learns(model):
     loss = model.score(model.encode_query(queries()), model.encode_item(own(items())), pairs()).square().sum()
     loss.backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, f"{name} is dead"
+        assert (parameter.grad is not None) == parameter.requires_grad, f"{name} is dead"
 
 
 SEQUENCE = [
