@@ -27,7 +27,7 @@ RECIPE = {
                 "max_length": 24,
                 "dropout": 0.0,
             },
-            "objective": {"kind": "full-stage", "bce": 0, "positives": 1000, "sample": SAMPLE},
+            "objective": {"kind": "full-stage", "bce": 0, "sample": SAMPLE},
             "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01},
         },
         "student": {
@@ -39,7 +39,6 @@ RECIPE = {
                 "teacher": "cross",
                 "bce": 0,
                 "softmax": 0,
-                "positives": 1000,
                 "distil": {"loss": "margin"},
                 "sample": {"ranked": 10, "preranked": 10, "retrieved": 10, "random": 0},
             },

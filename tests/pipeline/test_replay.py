@@ -10,6 +10,7 @@ from twotower.cascade.rank import Rank
 from twotower.data.full_stage import Role
 from twotower.errors import ConfigError, DataError
 from twotower.index.item_table import ItemTable
+from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.replay import logged, replay
@@ -118,7 +119,7 @@ def test_known_columns_are_those_of_a_task_without_its_history(prepared):
 def test_queries_with_too_little_are_left_out(prepared, stages):
     split = replace(prepared.split, train=prepared.split.train.head(3))
     few = replace(prepared, split=split)
-    with pytest.raises(DataError, match="no query has two positive training events"):
+    with pytest.raises(DataError, match="no query has 2 positive training events"):
         replay(few, stages[0])
 
 
@@ -177,3 +178,24 @@ def test_logs_need_a_split_by_time(tiny):
     prepared = Prepared.make(Recipe.parse(tiny("split.kind=leave-last-out")), None, "raise")
     with pytest.raises(ConfigError, match=r"need split: \{kind: time\}"):
         logged(prepared, prepared.recipe.data.stage_log())
+
+
+def test_without_a_history_all_positives_answer_one_request(collection, tmp_path):
+    recipe = {
+        "name": "words",
+        "data": {"reader": "beir"},
+        "split": {"kind": "predefined"},
+        "history": None,
+        "fields": {"query_text": {"tokenizer": "words"}, "text": {"tokenizer": "words"}},
+        "cascade": [{"stage": "retrieve", "k": 9, "sources": [{"name": "bm25", "k": 9, "lexical": {}}]}],
+    }
+    pipeline = Pipeline(Recipe.parse(recipe), tmp_path, data=collection)
+    pipeline.train()
+    prepared = pipeline.prepared
+    samples = replay(prepared, pipeline.cascade(), None, requests=3, positives=2, ranked=0, preranked=0)
+    train = prepared.positives(prepared.split.train)
+    assert sorted(samples.query_keys.tolist()) == sorted(set(train.query_keys.tolist()))
+    wanted = set(zip(train.query_keys.tolist(), train.item_keys.tolist(), strict=True))
+    row, place = (samples.roles == Role.EXPOSED_POSITIVE).nonzero(as_tuple=True)
+    found = zip(samples.query_keys[row].tolist(), samples.items[row, place].tolist(), strict=True)
+    assert set(found) == wanted

@@ -60,6 +60,9 @@ class Model(nn.Module, ABC):
     def item_specs(self) -> tuple[RepSpec, ...]:
         """What `encode_item` returns for one item."""
 
+    def see_items(self, items: Batch) -> None:
+        """Learn of the encoded catalogue, before training and without labels; by default nothing."""
+
     def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
         """Auxiliary losses of training, each a scalar already weighted; none by default.
 

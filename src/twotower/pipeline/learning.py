@@ -59,6 +59,7 @@ def train_model(
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed)
         model = make_model(about.model, prepared.spec(about.features), about.config)
+    model.see_items(prepared.items)
     if isinstance(about.objective, CountsConfig):  # always of everything: a warm start would count twice
         return model, _counted(prepared, model, about.train.metric)
     if start is not None:

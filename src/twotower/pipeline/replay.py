@@ -160,12 +160,18 @@ def given_scores(teacher: Stage, request: Request, keys: Tensor, requests_at_onc
 
 
 def _moments(prepared: Prepared, requests: int, positives: int) -> tuple[Interactions, Tensor]:
-    """The first event after each moment, and how many events of its query come before the next moment."""
+    """The first event after each moment, and how many events of its query come before the next moment.
+
+    A recipe without a history knows no past: all events of a query answer one request, made before them.
+    """
     history = prepared.history(prepared.split.train, "positive")
+    least = 1  # a moment without any past teaches nothing
+    if prepared.recipe.history is None:
+        requests, positives, least = 1, max(1, int(history.lengths.max())), 0
     keys, starts, stops = [], [], []
     for number in range(requests):
         stop = history.lengths - number * positives
-        start = (stop - positives).clamp(min=1)  # a moment without any past teaches nothing
+        start = (stop - positives).clamp(min=least)
         keep = (start < stop).nonzero()[:, 0]
         keys.append(keep)
         starts.append(start[keep])
@@ -173,7 +179,8 @@ def _moments(prepared: Prepared, requests: int, positives: int) -> tuple[Interac
     key, start, stop = torch.cat(keys), torch.cat(starts), torch.cat(stops)
     if not len(key):
         raise DataError(
-            "no query has two positive training events to learn from", remedy="choose another split or rule"
+            f"no query has {1 + least} positive training events to learn from",
+            remedy="choose another split or rule",
         )
 
     def events_at(place: Tensor) -> Interactions:

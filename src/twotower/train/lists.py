@@ -92,8 +92,12 @@ class FullStageConfig(Config):
         "replay", description="our own stages asked again about the past, or a log of what was served"
     )
     log: LoggedFunnel | None = Option(None, description="source: log; null is the log of synthetic data")
-    requests: int = Option(1, ge=1, description="replay: past moments of each query, the latest ones")
-    positives: int = Option(5, ge=1, description="replay: positive events after each such moment")
+    requests: int = Option(
+        1, ge=1, description="replay: past moments of each query, the latest ones; without a history: one"
+    )
+    positives: int = Option(
+        5, ge=1, description="replay: positive events after each such moment; without a history: all"
+    )
     sample: StageSampling = StageSampling()
     bce: float = Option(1.0, ge=0)
     softmax: float = Option(1.0, ge=0)
