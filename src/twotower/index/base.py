@@ -16,7 +16,8 @@ from twotower.types import Candidates, Ragged
 
 @runtime_checkable
 class Index(Protocol):
-    """Finds items by inner product; made by `twotower.index.build.build_index`.
+    """Finds items by inner product, made by `twotower.index.build.build_index`; or items of many vectors by
+    MaxSim, see `twotower.index.multivector`.
 
     Promises, tested for every member in ``tests/contracts/test_index.py``: results are best first, equal
     scores in the order of rising keys; scores are the true inner products; a search for k returns k columns
@@ -48,7 +49,7 @@ class Index(Protocol):
         Parameters
         ----------
         query
-            (Q, D) floats.
+            (Q, D) floats; (Q, L, D) where items have many vectors, and L is the tokens of a query.
         exclude
             Keys that must not be returned, one row per query; unknown keys are no error.
 
