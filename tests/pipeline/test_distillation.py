@@ -42,7 +42,7 @@ RECIPE = {
                 "distil": {"loss": "margin"},
                 "sample": {"ranked": 10, "preranked": 10, "retrieved": 10, "random": 0},
             },
-            "train": {"epochs": 8, "batch_size": 16, "learning_rate": 0.02},
+            "train": {"epochs": 12, "batch_size": 16, "learning_rate": 0.02},
         },
     },
     "cascade": [

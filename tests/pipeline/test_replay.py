@@ -190,6 +190,7 @@ def test_without_a_history_all_positives_answer_one_request(collection, tmp_path
         "cascade": [{"stage": "retrieve", "k": 9, "sources": [{"name": "bm25", "k": 9, "lexical": {}}]}],
     }
     pipeline = Pipeline(Recipe.parse(recipe), tmp_path, data=collection)
+    pipeline.prepare()
     pipeline.train()
     prepared = pipeline.prepared
     samples = replay(prepared, pipeline.cascade(), None, requests=3, positives=2, ranked=0, preranked=0)
