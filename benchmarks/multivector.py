@@ -256,12 +256,12 @@ def batches(queries: list[Tensor], size: int) -> list[list[Tensor]]:
 def in_bits(index: MultiVectorIndex, made: World, bits: Bits) -> MultiVectorIndex:
     """The same index with residual codes in place of the vectors, of each distinct token once."""
     tokens = index.vectors
-    codes = torch.empty(len(made.distinct), dtype=torch.int32)
+    codes = torch.zeros(len(made.distinct), dtype=torch.int32)  # that of a sentence nobody drew stays 0
     codes[made.which.values] = tokens.codes
     some = torch.randint(len(tokens.codes), (2**16,), generator=torch.Generator().manual_seed(1))
     near = tokens.centroids[tokens.codes[some].long()]
     buckets = Buckets.fit(made.distinct[made.which.values[some]] - near, bits)
-    once = Residuals.of(made.distinct, codes.clamp(min=0), tokens.centroids, buckets)
+    once = Residuals.of(made.distinct, codes, tokens.centroids, buckets)
     kept = Residuals(once.packed[made.which.values], buckets, DIM)
     return MultiVectorIndex(replace(tokens, kept=kept), effort=index.effort, lists=index.lists)
 
