@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import ConfigError, MismatchError, StorageError
+from twotower.index.draft import Draft, publish_in_chunks
 from twotower.index.manifest import Artefact, open_artefact, publish, write_tensor
 from twotower.index.ragged_rows import inside, packed, padded
 from twotower.types import NO_ITEM, Ragged, Rep, RepSpec
@@ -21,6 +23,8 @@ from twotower.types import NO_ITEM, Ragged, Rep, RepSpec
 Storage = Literal["float32", "bfloat16", "float16"]
 Encode = Callable[[Tensor], Rep]
 """Keys (C,) int64 to the representation (C, ...) of these items: ``model.encode_item`` of their features."""
+Progress = Callable[[int, int], None]
+"""Told of items done and of all: where the work begins (at 0, or where it resumes), then of each chunk."""
 
 KIND = "item table"
 CHUNK, RAGGED_CHUNK = 8192, 2048
@@ -63,11 +67,14 @@ class ItemTable:
         chunk: int | None = None,
         storage: Storage | None = None,
         directory: str | Path | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Encode items 0 .. rows-1, ``chunk`` at a time, by default `CHUNK`, or `RAGGED_CHUNK`.
 
         With a ``directory`` each chunk goes straight to disk and the published table comes back mapped, so
-        memory never holds more than a chunk.
+        memory never holds more than a chunk. A build that died there is gone on with behind its last chunk,
+        by one with the same digest, specs, rows, chunk and storage (`twotower.index.draft`): it ends with the
+        bytes of one that was never killed.
 
         Raises
         ------
@@ -75,16 +82,21 @@ class ItemTable:
             ``encode`` returns other names, shapes or dtypes than ``specs`` declares.
         ConfigError
             Two of ``specs``, or the lengths of a ragged one, have the same name.
+        StorageError
+            The disk refuses, or another process builds in the same directory.
         """
         _check(specs)
         kept = tuple(_kept(spec, storage) for spec in specs)
         chunk = chunk or (RAGGED_CHUNK if any(spec.ragged for spec in specs) else CHUNK)
-        chunks = _encode_chunks(encode, rows, specs, kept, chunk)
+        work = partial(_encode_chunks, encode, rows, specs, kept, chunk, progress)
         if directory is None:
-            stored, ragged = _gathered(chunks, rows, kept)
+            stored, ragged = _gathered(work(0), rows, kept)
             return cls(stored, specs, produced_by, ragged)
-        with publish(directory, kind=KIND, produced_by=produced_by, about=_about(rows, specs, kept)) as draft:
-            _streamed(chunks, kept, draft)
+        about = _about(rows, specs, kept)
+        with publish_in_chunks(
+            directory, kind=KIND, produced_by=produced_by, about=about, chunk=chunk
+        ) as draft:
+            _streamed(work(draft.rows), kept, draft)
         return cls.load(directory, expect=produced_by, verify=False)
 
     def save(self, directory: str | Path) -> None:
@@ -196,13 +208,24 @@ class ItemTable:
 
 
 def _encode_chunks(
-    encode: Encode, rows: int, specs: Sequence[RepSpec], kept: Sequence[RepSpec], chunk: int
+    encode: Encode,
+    rows: int,
+    specs: Sequence[RepSpec],
+    kept: Sequence[RepSpec],
+    chunk: int,
+    progress: Progress | None,
+    first: int,
 ) -> Iterator[tuple[int, Rep]]:
-    """(first key, representation as it will be stored) of one chunk after the other."""
-    for start in range(0, rows, chunk):
+    """(first key, representation as it will be stored) of one chunk after the other, from ``first`` on."""
+    if progress is not None:
+        progress(first, rows)
+    for start in range(first, rows, chunk):
         keys = torch.arange(start, min(start + chunk, rows))
         with torch.no_grad():
-            yield start, as_stored(encode(keys), keys, specs, kept)
+            rep = as_stored(encode(keys), keys, specs, kept)
+        yield start, rep
+        if progress is not None:  # whoever asked for the next chunk has kept this one
+            progress(start + len(keys), rows)
 
 
 def _gathered(
@@ -222,23 +245,27 @@ def _gathered(
     return stored, {n: Ragged(torch.cat(values.pop(n)), torch.cat(lengths[n]).cumsum(0)) for n in lengths}
 
 
-def _streamed(chunks: Iterable[tuple[int, Rep]], kept: Sequence[RepSpec], draft: Path) -> None:
-    """One chunk after the other to the files that `ItemTable.load` maps."""
-    ends = {spec.name: torch.zeros(1, dtype=torch.int64) for spec in kept if spec.ragged}
+def _streamed(chunks: Iterable[tuple[int, Rep]], kept: Sequence[RepSpec], draft: Draft) -> None:
+    """One chunk after the other behind those that the draft holds, to the files `ItemTable.load` maps."""
+    ends = {}
     for spec in kept:
-        (draft / f"{spec.name}.bin").touch()
-    for name, end in ends.items():
-        write_tensor(draft / f"{name}_offsets.bin", end)
-    for _, rep in chunks:
+        (draft.files / f"{spec.name}.bin").touch()
+        if spec.ragged:
+            path = draft.files / f"{spec.name}_offsets.bin"
+            if not draft.rows:
+                write_tensor(path, torch.zeros(1, dtype=torch.int64))
+            ends[spec.name] = torch.from_file(str(path), size=draft.rows + 1, dtype=torch.int64)[-1:]
+    for start, rep in chunks:
         for spec in kept:
             if spec.ragged:
                 rows = packed(rep[spec.name], rep[spec.length])
                 offsets = rows.offsets[1:] + ends[spec.name]
-                write_tensor(draft / f"{spec.name}.bin", rows.values)
-                write_tensor(draft / f"{spec.name}_offsets.bin", offsets)
+                write_tensor(draft.files / f"{spec.name}.bin", rows.values)
+                write_tensor(draft.files / f"{spec.name}_offsets.bin", offsets)
                 ends[spec.name] = offsets[-1:]
             else:
-                write_tensor(draft / f"{spec.name}.bin", rep[spec.name])
+                write_tensor(draft.files / f"{spec.name}.bin", rep[spec.name])
+        draft.advance(start + len(rep[kept[0].name]))
 
 
 def read_ragged(artefact: Artefact, name: str, rows: int, shape: tuple[int, ...], dtype: str) -> Ragged:

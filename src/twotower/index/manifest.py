@@ -109,14 +109,21 @@ def publish(directory: str | Path, *, kind: str, produced_by: str, about: dict[s
         The disk is full or refuses; what stood in ``directory`` before is untouched.
     """
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory, kind):
         draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=directory))
         try:
             yield draft
-            _commit(draft, directory, Manifest(kind=kind, produced_by=produced_by, about=about, files={}))
+            commit(draft, directory, Manifest(kind=kind, produced_by=produced_by, about=about, files={}))
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def writing(directory: Path, kind: str) -> Iterator[None]:
+    """Make the directory; whatever the disk refuses in the block is a `StorageError`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise StorageError(
             f"{directory}: could not write the {kind}: {error.strerror or error}; "
@@ -173,30 +180,35 @@ def open_artefact(
     return Artefact(directory, found.kind, found.produced_by, found.about, files)
 
 
-def _commit(draft: Path, directory: Path, manifest: Manifest) -> None:
-    """Move the draft's files beside the old ones, then replace the manifest: the one moment of change."""
+def commit(draft: Path, directory: Path, manifest: Manifest) -> None:
+    """Move the draft's files beside the old ones, then replace the manifest: the one moment of change.
+
+    When the disk refuses, what was moved goes back to the draft.
+    """
     files: dict[str, StoredFile] = {}
-    moved: list[Path] = []
+    for path in sorted(draft.iterdir()):
+        sync(path)
+        sha256 = _sha256(path)
+        name = f"{path.stem}-{sha256[:16]}{path.suffix}"
+        files[path.name] = StoredFile(stored_as=name, size_bytes=path.stat().st_size, sha256=sha256)
+    moved: list[str] = []
     try:
         old = set(_stored_names(directory))
-        for path in sorted(draft.iterdir()):
-            _sync(path)
-            sha256 = _sha256(path)
-            name = f"{path.stem}-{sha256[:16]}{path.suffix}"
-            files[path.name] = StoredFile(stored_as=name, size_bytes=path.stat().st_size, sha256=sha256)
-            path.replace(directory / name)
-            if name not in old:
-                moved.append(directory / name)
+        for own, entry in files.items():
+            (draft / own).replace(directory / entry.stored_as)
+            if entry.stored_as not in old:
+                moved.append(own)
         fresh = draft / MANIFEST
         fresh.write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2) + "\n")
-        _sync(fresh)
-        _sync(directory)  # the data files' names must be on disk before the manifest that names them
+        sync(fresh)
+        sync(directory)  # the data files' names must be on disk before the manifest that names them
         fresh.replace(directory / MANIFEST)
     except OSError:
-        for path in moved:
-            path.unlink(missing_ok=True)
+        (draft / MANIFEST).unlink(missing_ok=True)
+        for own in moved:
+            (directory / files[own].stored_as).replace(draft / own)
         raise
-    _sync(directory)
+    sync(directory)
     for name in old - {entry.stored_as for entry in files.values()}:
         (directory / name).unlink(missing_ok=True)
 
@@ -236,7 +248,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk keep a file's bytes, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
