@@ -1,10 +1,10 @@
-"""What `twotower.index.base.Index` promises, for every member."""
+"""What `twotower.index.base.Index` promises, for every member; of many vectors an item, with one each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.index.base import Index
-from twotower.index.build import BuiltIndex, IndexConfig, build_index, load_index
+from twotower.index.build import IndexConfig, build_index, load_index
 from twotower.index.delta import DeltaIndex
+from twotower.index.multivector import MultiVectorConfig, MultiVectorIndex
+from twotower.index.multivector_delta import MultiVectorDelta
 from twotower.types import NO_ITEM, Candidates, Ragged
 
 RECALL_FLOOR = {
@@ -22,6 +24,7 @@ RECALL_FLOOR = {
     "HNSW16": 0.95,
     "IVF16,Flat": 0.9,
     "RR16,IVF16,SQ8": 0.9,
+    "multi-vector": 0.95,
 }
 ITEMS, DIM = 2_000, 16
 
@@ -32,15 +35,26 @@ class Member(NamedTuple):
     name: str
     delta: bool = False
 
-    @property
-    def config(self) -> IndexConfig:
-        if self.name == "exact":
-            return IndexConfig()
-        return IndexConfig(kind="faiss", factory=self.name, effort=64 if "HNSW" in self.name else 8)
+    def build(self, vectors: Tensor, keys: Tensor | None = None, produced_by: str = "model") -> Index:
+        if self.name == "multi-vector":
+            config = MultiVectorConfig(storage="float32")
+            many = MultiVectorIndex.build(vectors, keys, produced_by, config=config)
+            return changed(MultiVectorDelta(many), vectors, keys, one_each) if self.delta else many
+        config = IndexConfig()
+        if self.name != "exact":
+            effort = 64 if "HNSW" in self.name else 8
+            config = IndexConfig(kind="faiss", factory=self.name, effort=effort)
+        index = build_index(config, vectors, keys, produced_by)
+        return changed(DeltaIndex(index), vectors, keys) if self.delta else index
+
+    def load(self, directory: Path, expect: str | None = None) -> Index:
+        """Whatever the directory holds."""
+        load = MultiVectorIndex.load if self.name == "multi-vector" else load_index
+        return load(directory, expect)
 
 
 MEMBERS = [Member(name) for name in RECALL_FLOOR]
-MEMBERS += [Member(name, delta=True) for name in ("exact", "HNSW16", "RR16,IVF16,SQ8")]
+MEMBERS += [Member(name, delta=True) for name in ("exact", "HNSW16", "RR16,IVF16,SQ8", "multi-vector")]
 
 
 @pytest.fixture(params=MEMBERS, ids=lambda member: f"delta over {member.name}" * member.delta or member.name)
@@ -51,24 +65,29 @@ def member(request: pytest.FixtureRequest) -> Member:
 
 @pytest.fixture
 def build(member: Member) -> Callable[..., Index]:
-    def make(vectors: Tensor, keys: Tensor | None = None, produced_by: str = "model") -> Index:
-        index = build_index(member.config, vectors, keys, produced_by)
-        return changed(index, vectors, keys) if member.delta else index
-
-    return make
+    return member.build
 
 
-def changed(index: BuiltIndex, vectors: Tensor, keys: Tensor | None) -> DeltaIndex:
+def changed(
+    delta: DeltaIndex | MultiVectorDelta,
+    vectors: Tensor,
+    keys: Tensor | None,
+    given: Callable[[Tensor], Any] = lambda vectors: vectors,
+) -> Index:
     """The same items in the end: half were deleted and came again, a third changed, others came and went."""
     keys = torch.arange(len(vectors)) if keys is None else keys
-    delta = DeltaIndex(index)
-    delta.upsert(keys[::3], torch.full_like(vectors[::3], 50.0))
+    delta.upsert(keys[::3], given(torch.full_like(vectors[::3], 50.0)))
     others = torch.arange(100) + 10**6
-    delta.add(others, torch.full((100, vectors.shape[1]), 50.0))
+    delta.add(others, given(torch.full((100, vectors.shape[1]), 50.0)))
     delta.delete(torch.cat([others, keys[::2]]))
-    delta.upsert(keys[::3], vectors[::3])
-    delta.upsert(keys[::2], vectors[::2])
+    delta.upsert(keys[::3], given(vectors[::3]))
+    delta.upsert(keys[::2], given(vectors[::2]))
     return delta
+
+
+def one_each(vectors: Tensor) -> Ragged:
+    """Items of one vector each."""
+    return Ragged(vectors, torch.arange(len(vectors) + 1))
 
 
 def world(items: int = ITEMS, queries: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -175,50 +194,50 @@ def test_exclusion_costs_no_place(build: Callable[..., Index]) -> None:
         assert torch.equal(found.keys, truth.keys)
 
 
-def test_saving_and_loading_change_nothing(build: Callable[..., Index], tmp_path: Path) -> None:
+def test_saving_and_loading_change_nothing(member: Member, tmp_path: Path) -> None:
     vectors, query = world()
-    index = build(vectors, torch.arange(ITEMS) + 5)
+    index = member.build(vectors, torch.arange(ITEMS) + 5)
     index.save(tmp_path / "index")
     again = type(index).load(tmp_path / "index", expect="model")
     assert (type(again), len(again), again.produced_by) == (type(index), ITEMS, "model")
     before = index.search(query, 20)
-    for one in (again, load_index(tmp_path / "index", expect="model")):
+    for one in (again, member.load(tmp_path / "index", expect="model")):
         after = one.search(query, 20)
         assert torch.equal(before.keys, after.keys)
         assert torch.equal(before.scores, after.scores)
     assert again.bytes_per_item == index.bytes_per_item >= DIM * 4
 
 
-def test_the_index_of_another_model_is_refused(build: Callable[..., Index], tmp_path: Path) -> None:
-    index = build(world(300)[0])
+def test_the_index_of_another_model_is_refused(member: Member, tmp_path: Path) -> None:
+    index = member.build(world(300)[0])
     index.save(tmp_path)
     with pytest.raises(MismatchError, match="produced by model, expected other"):
-        load_index(tmp_path, expect="other")
+        member.load(tmp_path, expect="other")
     with pytest.raises(MismatchError, match=r"expected \(Q, 16\)"):
         index.search(torch.ones(1, DIM + 1), 5)
 
 
-def test_a_damaged_index_is_refused(build: Callable[..., Index], tmp_path: Path) -> None:
-    build(world(300)[0]).save(tmp_path)
+def test_a_damaged_index_is_refused(member: Member, tmp_path: Path) -> None:
+    member.build(world(300)[0]).save(tmp_path)
     for path in tmp_path.glob("*-*.*"):
         whole = bytearray(path.read_bytes())
         whole[len(whole) // 2] ^= 1
         path.write_bytes(whole)
         with pytest.raises(StorageError, match="checksum is wrong"):
-            load_index(tmp_path)
+            member.load(tmp_path)
         whole[len(whole) // 2] ^= 1
         path.write_bytes(whole)
-    load_index(tmp_path)
+    member.load(tmp_path)
 
 
 def test_no_query_is_no_error(build: Callable[..., Index]) -> None:
     assert build(world(300)[0]).search(torch.empty(0, DIM), 5, Ragged.of([])).keys.shape == (0, 5)
 
 
-def test_an_empty_catalogue_finds_nothing(build: Callable[..., Index], tmp_path: Path) -> None:
-    index = build(torch.empty(0, DIM))
+def test_an_empty_catalogue_finds_nothing(member: Member, tmp_path: Path) -> None:
+    index = member.build(torch.empty(0, DIM))
     index.save(tmp_path)
-    for one in (index, load_index(tmp_path)):
+    for one in (index, member.load(tmp_path)):
         found = one.search(torch.ones(2, DIM), 3, Ragged.of([[1], []]))
         assert found.keys.tolist() == [[NO_ITEM] * 3] * 2
 

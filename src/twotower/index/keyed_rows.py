@@ -21,7 +21,7 @@ def find(rising: Tensor, keys: Tensor) -> Tensor:
     """
     if len(rising) == 0:
         return torch.full_like(keys, -1)
-    position = torch.searchsorted(rising, keys).clamp(max=len(rising) - 1)
+    position = torch.searchsorted(rising, keys.contiguous()).clamp(max=len(rising) - 1)
     return position.masked_fill(rising[position] != keys, -1)
 
 

@@ -162,7 +162,7 @@ def checked(tokens: Ragged | Tensor, keys: Tensor | None) -> tuple[Ragged, Tenso
     values = values.detach().to("cpu")
     offsets = tokens.offsets.to("cpu") if isinstance(tokens, Ragged) else torch.arange(len(values) + 1)
     rows = Ragged(values, offsets)
-    keys = torch.arange(len(rows)) if keys is None else keys.to("cpu", torch.int64)
+    keys = torch.arange(len(rows)) if keys is None else keys.to("cpu", torch.int64).contiguous()
     if keys.shape != (len(rows),):
         raise ConfigError(f"{len(rows)} items need as many keys, found shape {tuple(keys.shape)}")
     if (keys.diff() <= 0).any():
