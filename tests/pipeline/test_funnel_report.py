@@ -17,6 +17,7 @@ from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 
 SECTIONS = 10
+POPULAR = {"name": "popular", "baseline": "popularity", "k": 20}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,32 @@ def test_the_valid_part_is_told_to_flatter(trained):
     assert facts.requests == []
     assert any("flatters" in note for note in facts.notes)
     assert len(facts.experiment.task) == len(trained.pipeline.prepared.task("valid"))
+
+
+def test_documents_are_known_by_what_no_model_reads(collection, tmp_path):
+    """Not by the texts themselves, and a text that is read twice has one column."""
+    recipe = {
+        "name": "words",
+        "data": {"reader": "beir"},
+        "fields": {
+            "query_text": {"tokenizer": "words"},
+            "text": {"tokenizer": "words"},
+            "letters": {"of": "text", "tokenizer": "letters", "hash_buckets": 50},
+        },
+        "split": {"kind": "predefined"},
+        "history": None,
+        "cascade": [{"stage": "retrieve", "k": 20, "sources": [POPULAR]}],
+        "evaluate": {"requests_timed": 2, "samples": 100},
+        "threads": 1,
+    }
+    pipeline = Pipeline(Recipe.parse(recipe), tmp_path, data=collection)
+    pipeline.prepare()
+    pipeline.train()
+    [shown] = funnel_facts(pipeline, requests=1).requests
+    items = pipeline.prepared.dataset.items
+    titles = dict(zip(items["doc"], items["title"], strict=True))
+    assert len(shown.delivered) == 10
+    assert [item.text for item in shown.delivered] == [titles[item.id] for item in shown.delivered]
 
 
 def test_models_that_learn_labels_are_calibrated(tiny, tmp_path):

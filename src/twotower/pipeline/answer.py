@@ -22,6 +22,7 @@ from twotower.data.elapsed import elapsed_name
 from twotower.errors import ConfigError
 from twotower.metrics.table import Column, Table
 from twotower.pipeline.encoded import Encoded
+from twotower.pipeline.known_by import known_by
 from twotower.pipeline.pipeline import Pipeline
 from twotower.types import PAD, UNKNOWN, Batch, Ragged
 
@@ -155,14 +156,7 @@ class Answerer:
 
     @cached_property
     def _shown(self) -> list[str]:
-        """Texts by which people know an item: those no model reads; if no item has one, the first other."""
-        schema, items = self.prepared.dataset.schema, self.prepared.dataset.items
-        texts = schema.having(kind="text", role="item")
-        read = {f.source for f in texts if f.tokenizer is not None}
-        plain = [f.name for f in texts if f.source == f.name and f.name not in read]
-        if all(items[name].null_count() == len(items) for name in plain):
-            return [f.name for f in texts if f.source == f.name and f.name in read][:1] or plain
-        return plain
+        return known_by(self.prepared.dataset)
 
     def request(
         self,

@@ -31,6 +31,7 @@ from twotower.evaluate.slices import (
 from twotower.evaluate.task import Task
 from twotower.evaluate.watched import Watched
 from twotower.metrics.rating import auc, calibration_error
+from twotower.pipeline.known_by import known_by
 from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.prepared import Prepared
@@ -182,9 +183,8 @@ class _Shown:
         self.dataset = prepared.dataset
         self.fate = places.fate
         schema = self.dataset.schema
-        texts = [f.name for f in schema.having(kind="text", role="item")]
         others = [c for c in schema.side_columns("item") if c != schema.item]
-        self.columns = texts or others[:3]
+        self.columns = known_by(self.dataset) or others[:3]
 
     def request(self, row: int) -> ShownRequest:
         task, schema = self.experiment.task, self.dataset.schema

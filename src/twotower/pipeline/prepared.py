@@ -166,7 +166,7 @@ def _changed(field: Field, changes: Mapping[str, Any], name: str) -> Field:
 
 def _further(schema: Schema, name: str, changes: Mapping[str, Any]) -> Field:
     """One more reading of a text that is there: ``of`` names it, and ``tokenizer`` says how it is read."""
-    texts = [field.name for field in schema.having(kind="text")]
+    texts = [field.name for field in schema.having(kind="text") if field.source == field.name]
     of = changes.get("of")
     if of in texts:
         return _changed(schema[of], changes, name)
