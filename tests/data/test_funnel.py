@@ -148,3 +148,18 @@ def test_what_is_no_log_is_refused(funnel, tmp_path: Path):
     write_part(path, frame(SECOND).rename({"user": "who"}), FunnelAbout(stages=("retrieve",), query="who"))
     with pytest.raises(DataError, match="two data sets in two folders"):
         Funnel(tmp_path)
+
+
+def test_what_goes_between_listing_and_reading_is_listed_anew(funnel, tmp_path: Path):
+    merged = about("retrieve", "rank").model_copy(update={"replaces": ("2.parquet",)})
+    write_part(tmp_path / "4.parquet", frame(SECOND).drop("rank_score"), merged)
+    before = funnel.rows()
+    assert Funnel(tmp_path).rows().equals(before)  # one of both
+    (tmp_path / "2.parquet").unlink()
+    assert funnel.rows().equals(before)
+    assert [path.name for path in funnel.parts] == ["1.parquet", "4.parquet"]
+    (tmp_path / "1.parquet").unlink()
+    assert set(funnel.rows()["request"]) == {"r3"}
+    (tmp_path / "4.parquet").unlink()
+    with pytest.raises(DataError, match="no logged requests"):
+        funnel.rows()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from twotower.data.funnel_part import about_part
 from twotower.errors import ConfigError, StorageError
 
 _NAME = re.compile(r"(\d{8}T\d{6})-[0-9a-f]{8}-\d{6,}\.parquet")
@@ -39,10 +44,11 @@ def prune_log(
 ) -> Pruned:
     """Remove the files of a `FunnelLog` that are too old or too many, the oldest first.
 
-    A file's age is that of its writing, which its name tells. Servers may go on logging: a file that is being
-    written has another name until it is complete, and the newest are the last to go. Killed anywhere, what is
-    left is a log. Whoever reads meanwhile and has listed a file that goes is told so, and reads again. Files
-    that no `FunnelLog` named are not touched; drafts that a killed server left are removed after a day.
+    A file's age is that of its writing, which its name tells; that of a merged one is its newest part's.
+    Servers may go on logging: a file that is being written has another name until it is complete, and the
+    newest are the last to go. Killed anywhere, what is left is a log. Whoever reads meanwhile and has listed
+    a file that goes lists them anew. Files that no `FunnelLog` named are not touched. Drafts that a killed
+    server left are removed after a day, parts that a killed compaction had merged already at once.
 
     Parameters
     ----------
@@ -65,30 +71,62 @@ def prune_log(
     if (keep_days is not None and not keep_days >= 0) or (keep_bytes is not None and keep_bytes < 0):
         raise ConfigError(f"keep_days and keep_bytes are at least 0, found {keep_days}, {keep_bytes}")
     folder, clock = Path(directory), now or datetime.now(UTC)
-    if not folder.is_dir():
-        raise StorageError(f"{folder}: no such directory of a log")
-    try:
+    with alone(folder, "pruned"):
         for draft in folder.glob(".*.parquet.partial"):
             if clock - datetime.fromtimestamp(draft.stat().st_mtime, UTC) > _DRAFT_AGE:
                 draft.unlink(missing_ok=True)
-        found = [(path, when, path.stat().st_size) for path in folder.iterdir() if (when := _written(path))]
+        found = [(path, when, path.stat().st_size) for path in folder.iterdir() if (when := written(path))]
         found.sort(key=lambda each: (each[1], each[0].name), reverse=True)
-        kept, going, room = list[int](), list[tuple[Path, int]](), keep_bytes
+        merged = {name for path, _, _ in found for name in _replaces(path)}
+        going = [(path, size) for path, _, size in found if path.name in merged]
+        kept, old_ones = list[int](), list[tuple[Path, int]]()
         for path, when, size in found:
+            if path.name in merged:
+                continue
             old = keep_days is not None and clock - when > timedelta(days=keep_days)
-            full = room is not None and size > room - sum(kept)
-            if going or old or full:  # what is older than one that goes, goes
-                going.append((path, size))
+            full = keep_bytes is not None and size > keep_bytes - sum(kept)
+            if old_ones or old or full:  # what is older than one that goes, goes
+                old_ones.append((path, size))
             else:
                 kept.append(size)
-        for path, _ in reversed(going):
+        going += reversed(old_ones)
+        for path, _ in going:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: could not be pruned ({error.strerror or error})") from error
     return Pruned(len(going), sum(size for _, size in going), len(kept), sum(kept))
 
 
-def _written(path: Path) -> datetime | None:
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[int]:
+    """Wait for other prunes and compactions of a folder, and hold them off; gives its file descriptor.
+
+    Raises
+    ------
+    StorageError
+        No such directory; or what is done in the block fails for the disk: it could not be ``what``.
+    """
+    if not folder.is_dir():
+        raise StorageError(f"{folder}: no such directory of a log")
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # ends with the process, however that ends
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(f"{folder}: could not be {what} ({error.strerror or error})") from error
+
+
+def _replaces(path: Path) -> tuple[str, ...]:
+    try:
+        return about_part(path).replaces
+    except (
+        StorageError
+    ):  # a damaged file is for its readers to complain of; here it has an age like any other
+        return ()
+
+
+def written(path: Path) -> datetime | None:
     """When a `FunnelLog` wrote a file; None for any other file."""
     named = _NAME.fullmatch(path.name)
     try:

@@ -1,4 +1,4 @@
-"""``twotower log``: how long the log of served requests is kept."""
+"""``twotower log``: how long the log of served requests is kept, and in how many files."""
 
 from __future__ import annotations
 
@@ -42,4 +42,23 @@ def prune(
         from twotower.cascade.funnel_retention import prune_log
 
         found = prune_log(directory, keep_days=keep_days, keep_bytes=keep_bytes)
+        show(asdict(found) if as_json else str(found), as_json)
+
+
+@app.command()
+def compact(
+    directory: Annotated[Path, typer.Argument(help="Directory of the log.", show_default=False)],
+    file_bytes: Annotated[
+        int, typer.Option("--file-bytes", min=1, help="How large merged files become at most.")
+    ] = 64 << 20,
+    as_json: Json = False,
+) -> None:
+    """Merge small files into larger ones, while servers go on logging and others read.
+
+    Example: twotower log compact served
+    """
+    with reported_errors():
+        from twotower.cascade.funnel_compaction import compact_log
+
+        found = compact_log(directory, file_bytes=file_bytes)
         show(asdict(found) if as_json else str(found), as_json)

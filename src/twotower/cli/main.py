@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from twotower import __version__
-from twotower.cli import bundle, items, plan, report, search
+from twotower.cli import bundle, items, log, plan, report, search
 from twotower.cli.options import (
     Data,
     Json,
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(items.app, name="items")
+app.add_typer(log.app, name="log")
 app.command()(plan.plan)
 app.command()(report.report)
 app.command()(search.search)

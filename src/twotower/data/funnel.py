@@ -2,7 +2,7 @@
 
 A directory holds many files (`twotower.data.funnel_part`), each complete in itself: published by one rename,
 described by its own Parquet metadata. They hold ids, never keys, which the next bundle deals anew.
-`twotower.cascade.funnel_log` writes them.
+`twotower.cascade.funnel_log` writes them; old ones may be removed, and small ones merged, at any time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from twotower.data.catalogue import Catalogue
-from twotower.data.funnel_part import EXPOSED, FunnelAbout, about_part
+from twotower.data.funnel_folder import parts_of
+from twotower.data.funnel_part import EXPOSED, FunnelAbout
 from twotower.errors import DataError, StorageError
 
 
@@ -30,7 +31,7 @@ class Funnel:
     """A directory of logged requests.
 
     Its files may come from several cascades, whose stages differ. What a killed process left unfinished has
-    no name that is looked for.
+    no name that is looked for. Where a listed file is gone when it is to be read, all are listed anew.
 
     Raises
     ------
@@ -42,9 +43,14 @@ class Funnel:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.parts = {path: about_part(path) for path in sorted(self.directory.glob("*.parquet"))}
+        self._list()
+
+    def _list(self) -> None:
+        self.parts, _ = parts_of(self.directory)
         if not self.parts:
-            raise DataError("no logged requests", file=directory, remedy="log some, or give their folder")
+            raise DataError(
+                "no logged requests", file=self.directory, remedy="log some, or give their folder"
+            )
         self.ids = next(iter(self.parts.values())).ids
         for path, about in self.parts.items():
             if about.ids != self.ids:
@@ -141,18 +147,21 @@ class Funnel:
     ) -> pl.DataFrame:
         """All files below each other, with more columns, of which each file has its own."""
         time = pl.col(self.ids[2])
-        parts = []
-        for path, about in self.parts.items():
-            part = pl.scan_parquet(path)
-            part = part if since is None else part.filter(time >= since)
-            part = part if until is None else part.filter(time < until)
-            parts.append(part.with_columns(more(about)))
-        try:
-            return pl.concat(parts, how="diagonal_relaxed").collect()
-        except (pl.exceptions.ComputeError, OSError) as error:
-            raise StorageError(
-                f"{self.directory}: a file is damaged ({error}); remove or restore it"
-            ) from None
+        while True:
+            try:
+                parts = []
+                for path, about in self.parts.items():
+                    part = pl.scan_parquet(path)
+                    part = part if since is None else part.filter(time >= since)
+                    part = part if until is None else part.filter(time < until)
+                    parts.append(part.with_columns(more(about)))
+                return pl.concat(parts, how="diagonal_relaxed").collect()
+            except (pl.exceptions.ComputeError, OSError) as error:
+                if all(path.exists() for path in self.parts):
+                    raise StorageError(
+                        f"{self.directory}: a file is damaged ({error}); remove or restore it"
+                    ) from None
+            self._list()
 
     def __repr__(self) -> str:
         return f"Funnel({self.directory}, {len(self.parts):,} files)"

@@ -78,6 +78,7 @@ class FunnelAbout(Config):
     time: str = Option("time", description="the column of the requests' times, in seconds")
     sampling: FunnelSampling = FunnelSampling()
     produced_by: str = Option("", description="digest or version of the bundle that served")
+    replaces: tuple[str, ...] = Option((), description="files whose rows this one holds, by compaction")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
