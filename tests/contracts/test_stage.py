@@ -8,12 +8,15 @@ import polars as pl
 import pytest
 import torch
 
+from twotower.baselines.bm25 import BM25
 from twotower.baselines.popularity import Popularity
 from twotower.cascade.attributes import Attributes
 from twotower.cascade.diversify import Diversify, Dpp, Mmr
 from twotower.cascade.filter import Filter
 from twotower.cascade.fuse import Fuse
 from twotower.cascade.fusion import NormalisedScore
+from twotower.cascade.lexical import RetrieveLexical
+from twotower.cascade.own_source import RetrieveOwn
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve, RetrieveFrom
 from twotower.cascade.rules import Rules
@@ -36,7 +39,7 @@ SPEC = FeatureSpec(
 Q, N = 6, 40
 ITEMS = Batch(movie=torch.arange(N) + 2)
 DIVERSIFIERS = {"mmr": Mmr(), "dpp": Dpp(), "dpp-window": Dpp(window=3)}
-RETRIEVERS = ["exact", "faiss", "popularity", "fuse"]
+RETRIEVERS = ["exact", "faiss", "popularity", "own", "lexical", "fuse"]
 RANKERS = ["dcn-v2", "two-tower", "prm", "filter", "boost", *DIVERSIFIERS]
 STAGES = [*RETRIEVERS, *RANKERS]
 PLACES = {"boost", *DIVERSIFIERS}  # whose score is the place, since their order is no order of scores
@@ -71,6 +74,19 @@ def model_of(name: str, zero: bool) -> Model:
     return model.eval()
 
 
+@dataclass(frozen=True)
+class Lottery:
+    """A source of one's own: every item in any order, some of them twice."""
+
+    zero: bool
+
+    def search(self, request: Request, k: int) -> Candidates:
+        user = request.query["user"][:, None]
+        keys = (torch.arange(N + 3) * 7 + user) % N
+        scores = ((keys * 7919 + user * 104729) % 997).float()
+        return Candidates(keys, scores * (not self.zero))
+
+
 def member(name: str, zero: bool = False) -> Member:
     """``zero`` makes all scores equal."""
     if name == "popularity":
@@ -83,6 +99,13 @@ def member(name: str, zero: bool = False) -> Member:
             vectors = model.encode_item(ITEMS)["vector"].clone()
         index = build_index(IndexConfig(kind=name, factory="HNSW16"), vectors, produced_by=model.digest())
         return Member(Retrieve(model, index, k=5, name="it"), None)
+    if name == "own":
+        return Member(RetrieveOwn(Lottery(zero), N, k=5, name="it"), None)
+    if name == "lexical":  # word 2 is in every document
+        length = 1 if zero else torch.arange(N)[:, None] % 5 + 1
+        words = torch.cat([torch.full((N, 1), 2), torch.arange(4) * 3 + torch.arange(N)[:, None] % 7 + 3], 1)
+        documents = words * (torch.arange(5) < length)
+        return Member(RetrieveLexical(BM25().fit(documents, 20), "words", k=5, name="it"), None)
     if name == "fuse":
         popular, tower = member("popularity", zero).stage, member("exact", zero).stage
         popular.name, tower.name, popular.k, tower.k = "popular", "tower", N, N
@@ -123,7 +146,8 @@ def handed_on(width: int = 12) -> Candidates:
 def request(exclude: Ragged | None = None, **depths: int) -> Request:
     draw = torch.Generator().manual_seed(2)
     past = torch.randint(2, N, (Q, 4), generator=draw) * (torch.arange(4) < torch.arange(Q)[:, None])
-    query = Batch(user=torch.arange(Q) + 1, past=past)
+    words = torch.stack([torch.full((Q,), 2), torch.arange(Q) + 3], 1)
+    query = Batch(user=torch.arange(Q) + 1, past=past, words=words)
     history = Ragged.of([[int(i) - 2 for i in row if i] for row in past])
     return Request(query, history, exclude, depths)
 
