@@ -122,7 +122,7 @@ def test_a_short_build_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: py
     assert list(files(tmp_path)) == []
 
 
-@pytest.mark.parametrize("options", [{"digest": "other"}, {"chunk": 6}], ids=["model", "chunk"])
+@pytest.mark.parametrize("options", [{"digest": "other"}, {"chunk": 2}], ids=["model", "chunk"])
 def test_a_draft_of_something_else_is_removed(tmp_path: Path, options: dict[str, Any]) -> None:
     broken_off(tmp_path, **options)
     again = Counting()

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from twotower.errors import StorageError
-from twotower.train.events import EpochEnded, JsonLines, Started, Step, Stopped, all_of
+from twotower.train.events import Encoding, EpochEnded, JsonLines, Started, Step, Stopped, all_of
 from twotower.train.progress import Progress
 
 EVENTS = [
@@ -13,6 +13,9 @@ EVENTS = [
     EpochEnded(1, 10, 61.0, {"loss/bce": 0.5, "AUC": 0.75}),
     Stopped(2, 20, "all 2 epochs done", 0.75, 1, 3700.0, 1000.0),
 ]
+ENCODING = [
+    Encoding("items of minilm", 1024, 5183, 512, seconds, 51.2, 81.0) for seconds in (2.0, 3.0, 11.9, 12.0)
+] + [Encoding("items of minilm", 5183, 5183, 512, 91.0, 51.3, 0.0)]
 
 
 class Terminal(io.StringIO):
@@ -61,3 +64,33 @@ def test_progress_on_a_terminal_moves_a_bar(monkeypatch):
         for event in EVENTS:
             progress(event)
     assert "loss 0.7500  12,346/s  1:15 left" in stream.getvalue()
+
+
+def test_a_long_encoding_in_a_pipe_is_a_line_every_ten_seconds():
+    stream = io.StringIO()
+    with Progress(stream) as progress:
+        for event in [*ENCODING, *ENCODING]:
+            progress(event)
+    line = "encoding items of minilm  1,024 of 5,183, 512 of them before  51/s  1:21 left"
+    end = "5,183 items of minilm encoded, 512 of them before; 1:31, 51/s"
+    assert stream.getvalue().splitlines() == [line, line, end] * 2
+
+
+def test_a_slow_encoding_has_a_speed_too():
+    stream = io.StringIO()
+    Progress(stream)(Encoding("items", 2, 9, 0, 10.0, 0.2, 35.0))
+    assert stream.getvalue() == "encoding items  2 of 9  0.2/s  0:35 left\n"
+
+
+def test_bars_of_training_and_encoding_stand_together_and_go(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(stream) as progress:
+        for event in [*EVENTS[:2], *ENCODING, *EVENTS[2:], *ENCODING, EVENTS[0], ENCODING[0]]:
+            progress(event)
+    shown = stream.getvalue()
+    assert "loss 0.7500" in shown
+    assert "1,024 of 5,183" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0, (
+        "the cursor is back, even if it never ended"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ def opened_pipeline(
         from twotower.train.events import silent
         from twotower.train.progress import Progress
 
+        events = None if quiet else Progress()
         seeds = [] if seed is None else [f"seed={seed}"]
         checked = Recipe.parse(
             changed(load_yaml(recipe), [*(changes or []), *seeds], str(recipe)), where=str(recipe)
@@ -69,9 +70,10 @@ def opened_pipeline(
             on_error=on_error.value,
             warm_from=warm_from,
             say=(lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr)),
-            events=silent if quiet else Progress(),
+            events=events or silent,
         )
-        yield pipeline
+        with events or nullcontext():
+            yield pipeline
         if not quiet:
             print(f"written to {pipeline.space.directory}", file=sys.stderr)
 

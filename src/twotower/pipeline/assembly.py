@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from twotower.cascade.sources import RetrieveSimilar
 from twotower.cascade.stage import Stage
 from twotower.config import nearest
 from twotower.data.atomic import replacing
-from twotower.errors import ConfigError, StorageError
+from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.index.build import BuiltIndex, IndexConfig, build_index, load_index
 from twotower.index.delta import DeltaIndex
 from twotower.index.delta_table import DeltaTable
@@ -34,6 +35,7 @@ from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, model_class
 from twotower.pipeline.encoded import Encoded
+from twotower.pipeline.encoding import Meter, items_at_once
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import (
     DiversifyRecipe,
@@ -45,14 +47,17 @@ from twotower.pipeline.stages import (
     StageRecipe,
 )
 from twotower.pipeline.workspace import Workspace, fingerprint
+from twotower.train.events import Listener, silent
 from twotower.types import Rep, RepSpec
 
 
 class Assembly:
     """Builds what stages keep per item, once, and the stages from it, whenever they are asked for."""
 
-    def __init__(self, recipe: Recipe, space: Workspace, encoded: Callable[[], Encoded]) -> None:
-        self.recipe, self.space, self._encoded = recipe, space, encoded
+    def __init__(
+        self, recipe: Recipe, space: Workspace, encoded: Callable[[], Encoded], events: Listener = silent
+    ) -> None:
+        self.recipe, self.space, self._encoded, self.events = recipe, space, encoded, events
 
     # -- what stages keep ------------------------------------------------------------------------------
 
@@ -66,18 +71,35 @@ class Assembly:
         if self.space.done(step, mark, *paths):
             return
         self.space.begin(step, mark)
-        encode, rows = self.encode(model), self._encoded().n_items
-        for config in indexes:
-            table = ItemTable.build(encode, rows, model.item_specs(), made_by)
-            index = build_index(config, table.stored["vector"], produced_by=made_by)
-            index.save(self.space.index(name))
-        if with_table:
-            ItemTable.build(encode, rows, model.item_specs(), made_by, directory=self.space.table(name))
+        if with_table or indexes:
+            path = self.space.table(name) if with_table else self.space.vectors(name)
+            table = self._built(name, model, path)
+            for config in indexes:
+                index = build_index(config, table.stored["vector"], produced_by=made_by)
+                index.save(self.space.index(name))
         for store in planned:
-            other = model.at_store(store)
-            path, own = self.space.table(name, store), self._made_by(other)
-            ItemTable.build(self.encode(other), rows, other.item_specs(), own, directory=path)
+            self._built(name, model.at_store(store), self.space.table(name, store))
+        shutil.rmtree(self.space.vectors(name), ignore_errors=True)
         self.space.finish(step, mark)
+
+    def encode_all(self, name: str, model: Model, directory: Path | None = None) -> ItemTable:
+        """What a model keeps of every item, in memory, or mapped from ``directory``."""
+        return ItemTable.build(
+            self.encode(model),
+            self._encoded().n_items,
+            model.item_specs(),
+            self._made_by(model),
+            chunk=items_at_once(model),
+            directory=directory,
+            progress=Meter(self.events, f"items of {name}"),
+        )
+
+    def _built(self, name: str, model: Model, directory: Path) -> ItemTable:
+        """The table in ``directory``, if it is whole and of this model and these items; else a new one."""
+        try:
+            return ItemTable.load(directory, self._made_by(model))
+        except (StorageError, MismatchError):
+            return self.encode_all(name, model, directory)
 
     def fit_sources(self, mark: str, learn: Callable[[Baseline | OwnSource], object]) -> None:
         """Fit and keep the sources that are no models; ``learn`` gives one the training events."""

@@ -17,10 +17,12 @@ from twotower.data.hard_negatives import HardNegatives
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.task import Task
+from twotower.index.item_table import Progress
 from twotower.metrics.ranking import average
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
+from twotower.pipeline.encoding import Meter, encode_all
 from twotower.pipeline.order import share_left_out
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.preranking import full_stage_batches, full_stage_samples, served_validation
@@ -65,14 +67,19 @@ def train_model(
     if start is not None:
         start(model)
     objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed, hard)
-    batches, validate = _source(prepared, name, model, before, teacher)
+    batches, validate = _source(prepared, name, model, before, teacher, events)
     settings = about.train.model_copy(update={"seed": recipe.seed})
     result = fit(model, batches, objective, settings, validate=validate, directory=directory, events=events)
     return model.cpu().eval(), result
 
 
 def _source(
-    prepared: Prepared, name: str, model: Model, before: Cascade | None, teacher: Stage | None
+    prepared: Prepared,
+    name: str,
+    model: Model,
+    before: Cascade | None,
+    teacher: Stage | None,
+    events: Listener,
 ) -> tuple[BatchSource[Examples], Validate]:
     """What the model reads, and how its epochs are compared."""
     about, recipe = prepared.recipe.models[name], prepared.recipe
@@ -112,7 +119,7 @@ def _source(
         raise DataError("the valid part has no positive to choose by", remedy="choose another split")
 
     def by_ranking(model: Model) -> dict[str, float]:
-        return rank_catalogue(model, prepared.items, task)
+        return rank_catalogue(model, prepared.items, task, Meter(events, f"items of {name} for validation"))
 
     # every event of a sequence is a target, so its history must hold nothing but positives
     pure = recipe.history is None or recipe.history.events == "positive" or recipe.positive.label is None
@@ -185,18 +192,31 @@ def _lists(
 
 
 @torch.inference_mode()
-def rank_catalogue(model: Model, items: Batch, task: Task) -> dict[str, float]:
+def rank_catalogue(
+    model: Model, items: Batch, task: Task, progress: Progress | None = None
+) -> dict[str, float]:
     """nDCG@10 and R@10 of a dot or late model over the whole catalogue, seen items masked."""
-    values = task.measure(best_of_catalogue(model, items, task, 10), ["nDCG@10", "R@10"])
+    best = best_of_catalogue(model, items, task, 10, progress=progress)
+    values = task.measure(best, ["nDCG@10", "R@10"])
     return {name: average(value).value for name, value in values.items()}
 
 
 @torch.inference_mode()
-def best_of_catalogue(model: Model, items: Batch, task: Task, k: int, queries_at_once: int = 1024) -> Tensor:
-    """(Q, k) keys of the items a dot or late model scores highest, seen items masked; no index is built."""
+def best_of_catalogue(
+    model: Model,
+    items: Batch,
+    task: Task,
+    k: int,
+    queries_at_once: int = 1024,
+    progress: Progress | None = None,
+) -> Tensor:
+    """(Q, k) keys of the items a dot or late model scores highest, seen items masked; no index is built.
+
+    ``progress`` is told how far the encoding of the items is, which for texts is nearly all of the time.
+    """
     assert model.kind in ("dot", "late"), model.kind
     device = model.device
-    item = model.encode_item(items.to(device))
+    item = encode_all(model, items, progress)
     keys = []
     for start in range(0, len(task), queries_at_once):
         rows = torch.arange(start, min(start + queries_at_once, len(task)))

@@ -24,7 +24,6 @@ from twotower.evaluate.latency import measure_latency
 from twotower.evaluate.report import Report
 from twotower.evaluate.task import Task
 from twotower.evaluate.trec import write_qrels, write_run
-from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
@@ -221,7 +220,7 @@ class Pipeline:
 
     @cached_property
     def assembly(self) -> Assembly:
-        return Assembly(self.recipe, self.space, self._prepared)
+        return Assembly(self.recipe, self.space, self._prepared, self.events)
 
     def _prepared(self) -> Prepared:
         return self.prepared
@@ -236,9 +235,8 @@ class Pipeline:
                 stage = self.assembly.stage(about)
                 assert isinstance(stage, Rank)
                 return stage
-        model, n_items = self.model(teacher), self.prepared.n_items
-        encode = self.assembly.encode(model)
-        return Rank(model, ItemTable.build(encode, n_items, model.item_specs(), model.item_digest()))
+        model = self.model(teacher)
+        return Rank(model, self.assembly.encode_all(teacher, model))
 
     # -- evaluate --------------------------------------------------------------------------------------
 

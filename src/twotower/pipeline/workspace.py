@@ -5,6 +5,7 @@
       models/<name>/         weights, config, training log and snapshots
       tables/<name>/         item table of a ranking model; <name>@<store>/ as a plan wants it
       index/<name>/          index of a retrieving model
+      encoded/<name>/        vectors of its items, until the index is built
       sources/<name>.safetensors   a fitted source of candidates that is no model
       results/               report, per-query values, run and qrels files
       steps.json             what each finished step was made from
@@ -44,6 +45,10 @@ class Workspace:
 
     def index(self, name: str) -> Path:
         return self.directory / "index" / name
+
+    def vectors(self, name: str) -> Path:
+        """What an index is built from, where no table of the model is kept."""
+        return self.directory / "encoded" / name
 
     def source(self, name: str) -> Path:
         return self.directory / "sources" / f"{name}.safetensors"

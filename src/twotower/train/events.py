@@ -1,4 +1,4 @@
-"""What a training run tells the world, as values; whoever listens is a function of one event."""
+"""What training and encoding tell the world, as values; whoever listens is a function of one event."""
 
 from __future__ import annotations
 
@@ -83,6 +83,19 @@ class Stopped(Event):
     best_epoch: int | None
     seconds: float
     examples_per_second: float
+
+
+@dataclass(frozen=True)
+class Encoding(Event):
+    """How far a long encoding of items is; the last one has ``done == total``."""
+
+    what: str  # such as "items of minilm"
+    done: int
+    total: int
+    resumed_at: int  # items that an earlier, interrupted build had encoded
+    seconds: float  # since this build began
+    per_second: float  # items, since this build began
+    eta_s: float | None
 
 
 Listener = Callable[[Event], None]
