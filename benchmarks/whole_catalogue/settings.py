@@ -43,12 +43,12 @@ SETTINGS = {
     "synthetic-1m": Setting(
         folder=None,
         time_share=1 / 100,
-        retrieve=(100, 200, 500, 1000, 2000),
-        prerank=(20, 50, 100, 200, 500),
+        retrieve=(200, 500, 1000, 2000),
+        prerank=(20, 50, 100, 200),
         floor=0.98,  # relevant items are rare among so many: a small difference is all that can be shown
         judged_by=2_000,
-        planned_by=300,
-        compared_by=96,
+        planned_by=240,
+        compared_by=64,
         timed=30,
         drawn=None,
     ),

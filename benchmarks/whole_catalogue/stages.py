@@ -98,7 +98,7 @@ class Stages:
 
         return self._scoring("preranker", learn)
 
-    def teaching_task(self, at_most: int = 3000) -> Task:
+    def teaching_task(self, at_most: int = 2000) -> Task:
         """Validation queries that no plan is chosen by."""
         task = dealt(self.prepared, self.prepared.task("valid"), share_taught(self.pipeline.recipe))[0]
         drawn = torch.randperm(len(task), generator=torch.Generator().manual_seed(self._seed))

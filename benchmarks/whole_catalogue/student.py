@@ -24,9 +24,11 @@ from twotower.train.objective import Objective
 from twotower.train.settings import TrainSettings
 from twotower.types import Batch
 
-MINED, OF, DRAWN = 100, 300, 100
-"""Candidates of a list: so many of the first ``OF`` that the retriever finds, and drawn ones."""
-USERS, ROUNDS = 6_000, 1
+MINED = 2000
+"""So many of its own first items are shown to the teacher,"""
+BEST, OTHERS, DRAWN = 80, 80, 40
+"""of which a list holds the teacher's best, some others, and some drawn from the whole catalogue."""
+USERS, ROUNDS = 6_000, 3
 """Users are drawn anew in each round."""
 SETTINGS = TrainSettings(epochs=2, batch_size=64, learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
 
@@ -53,13 +55,13 @@ def bring_to(
     for number in range(ROUNDS):
         users = torch.randperm(prepared.queries.rows, generator=draw)[:USERS]
         query = prepared.known_columns(users)
-        mined = mine(student, prepared.items, query, OF)
-        luck = torch.rand(mined.shape, generator=draw).topk(MINED).indices
+        mined = mine(student, prepared.items, query, MINED)
+        scores = _scored(teacher, query, mined)
+        luck = torch.rand(mined.shape, generator=draw)
+        chosen = torch.cat([scores.topk(BEST).indices, luck.topk(OTHERS).indices], 1)
         drawn = torch.randint(prepared.n_items, (len(users), DRAWN), generator=draw)
-        keys = torch.cat([mined.gather(1, luck), drawn], 1)
-        wanted = torch.cat(
-            [teacher(query.slice(s, s + 32), keys[s : s + 32]) for s in range(0, len(keys), 32)]
-        )
+        keys = torch.cat([mined.gather(1, chosen), drawn], 1)
+        wanted = torch.cat([scores.gather(1, chosen), _scored(teacher, query, drawn)], 1)
         batches = ListBatches(
             torch.arange(len(users)),
             keys,
@@ -71,6 +73,11 @@ def bring_to(
         settings = SETTINGS.model_copy(update={"seed": seed + number})
         result = fit(student, batches, FollowShares(prepared.items), settings)
         say(f"retriever, round {number + 1}: {result.history[-1]}")
+
+
+def _scored(teacher: Callable[[Batch, Tensor], Tensor], query: Batch, keys: Tensor) -> Tensor:
+    starts = range(0, len(keys), 8)
+    return torch.cat([teacher(query.slice(s, s + 8), keys[s : s + 8]) for s in starts])
 
 
 @torch.inference_mode()

@@ -39,9 +39,8 @@ def recipe(name: str, **changes: Any) -> Recipe:
 
 
 def test_a_cascade_as_deep_as_the_catalogue_is_the_full_ranking(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(student, "MINED", 10)
-    monkeypatch.setattr(student, "OF", 20)
-    monkeypatch.setattr(student, "DRAWN", 10)
+    for name, count in {"MINED": 40, "BEST": 10, "OTHERS": 10, "DRAWN": 10, "ROUNDS": 1}.items():
+        monkeypatch.setattr(student, name, count)
     setting = replace(SETTINGS["synthetic-1m"], **GRID)
     stages = Stages(setting, Pipeline(recipe("synthetic-1m"), tmp_path), None, lambda line: None)
     task = stages.prepared.task("test")
