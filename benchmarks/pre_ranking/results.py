@@ -81,11 +81,18 @@ class Results:
 
     def exact_sequences(self) -> np.ndarray | None:
         """(n,) bool: whether all times of a leave-last-out query's user are exact."""
-        path = self.root / "sequences" / "exact.npz"
+        return self._of_sequences("exact")
+
+    def waited(self) -> np.ndarray | None:
+        """(n,) seconds between the last event of a leave-last-out query and the request."""
+        return self._of_sequences("waited", "seconds")
+
+    def _of_sequences(self, file: str, name: str | None = None) -> np.ndarray | None:
+        path = self.root / "sequences" / f"{file}.npz"
         if not path.exists():
             return None
-        with np.load(path) as file:
-            found: np.ndarray = file["exact"]
+        with np.load(path) as arrays:
+            found: np.ndarray = arrays[name or file]
         return found
 
     def events(self, data: str) -> tuple[Tensor, Tensor] | None:

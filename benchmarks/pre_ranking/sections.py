@@ -45,6 +45,17 @@ EXACT = (
     "theirs, all at one moment and so without order. The columns called exact are of the other users. That "
     "these are answered better is not the order alone: baselines that know no order show the same gap."
 )
+WAITS = (
+    ("same second", 0, 1),
+    ("to a minute", 1, 60),
+    ("to an hour", 60, 3600),
+    ("to a day", 3600, 86_400),
+    ("longer", 86_400, 1 << 62),
+)
+WAITED = (
+    "By how long ago the user's last rating was when the tested one came. MovieLens wrote whole pages of "
+    "ratings down in one second; a tower that knows times can tell such a page from a user who comes back."
+)
 REPLICATION = (
     "## Replication: the published IntTower protocol, with and without its leaks\n\n"
     "The script published with IntTower shows rows statistics that hold their own label, and stops training "
@@ -298,7 +309,20 @@ def sequences(results: Results) -> str:
     parts = [SEQUENCES, markdown(head, rows)]
     if exact is not None:
         parts.append(EXACT.format(estimated=int((~exact).sum()), users=len(exact)))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_by_wait(results, cells)])
+
+
+def _by_wait(results: Results, cells: list[dict[str, Any]]) -> list[str]:
+    """nDCG@10 by how long ago the user's last event was: where a tower that knows times gains."""
+    waited = results.waited()
+    if waited is None:
+        return []
+    inside = [(waited >= low) & (waited < high) for _, low, high in WAITS]
+    rows = [["queries", *(f"{int(chosen.sum()):,}" for chosen in inside)]]
+    for system in dict.fromkeys(cell["system"] for cell in cells):
+        own = [results.per_query("sequences", cell) for cell in cells if cell["system"] == system]
+        rows.append([f"`{system}`", *(spread([float(q["nDCG@10"][c].mean()) for q in own]) for c in inside)])
+    return [WAITED, markdown(["nDCG@10", *(name for name, _, _ in WAITS)], rows)]
 
 
 def _figure(found: list[Any]) -> str:

@@ -4,8 +4,9 @@
 last one, up to the moment of the request. The mixture starts from the trained two-tower's weights, and so
 does a two-tower that is trained on for as long, so that their comparison is between similarities and not
 between trainings. One cell is a JSON file with the figures and a Parquet file with those of each query, for
-paired intervals. Beside them lies, per query, whether all of the user's times are exact: in our copy of the
-data a quarter of the events of every second user have estimated times, and so no order.
+paired intervals. Beside them lies, per query, whether all of the user's times are exact (in our copy of the
+data a quarter of the events of every second user have estimated times, and so no order), and how long ago the
+user's last event was.
 
     python -m benchmarks.pre_ranking.sequences --data <ml-1m> [--seeds 1 2 3]
 """
@@ -158,6 +159,18 @@ def write_exact(made: Prepared) -> None:
     write_arrays(path, exact=~ids.is_in(estimated.implode()).to_numpy())
 
 
+def write_waited(made: Prepared) -> None:
+    """Per test query, the seconds between the user's last event and the request."""
+    path = CELLS / "waited.npz"
+    if path.exists():
+        return
+    task, past = made.task("test"), made.history(made.split.history("test"), "positive")
+    assert task.time is not None
+    last = past.times[past.offsets[1:][task.query_keys] - 1]
+    CELLS.mkdir(parents=True, exist_ok=True)
+    write_arrays(path, seconds=(task.time - last.double()).long().numpy())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -170,6 +183,7 @@ def main() -> None:
     torch.set_num_threads(1)
     made = Prepared.make(recipe_of("two-tower", 0), options.data, "raise")
     write_exact(made)
+    write_waited(made)
     run_baselines(made)
     for system in options.systems:  # the shared tower first
         for seed in options.seeds:
