@@ -171,6 +171,9 @@ def test_a_pin_may_insert_one_item_and_only_where_it_may_be_shown(k, wanted):
         assert made.report(out) == {"rules.0.pin": 1}
     blocked = stage(pin, {"kind": "block", "where": {"ids": ["i7"]}})
     assert shown(blocked.run(ask(), short, k)) == [0, 1]
+    deleted = stage(pin, there=not_seven)
+    assert shown(deleted.run(ask(), short, k)) == [0, 1]
+    assert deleted.report(deleted.run(ask(), short, k)) == {"rules.0.pin": 1}
     nothing = listed([])
     assert shown(made.run(ask(), nothing, k)) == [7]
 

@@ -65,9 +65,9 @@ class Rules(Stage):
     was handed in, and bit r of ``<name>_broken`` says that a place breaks rule r: see `broken_by`. Quotas
     and spacing are about whole lists: a shorter list is not always the beginning of a longer one.
 
-    A pin with ``insert`` adds an item that the request, its exclusions and the blocks allow. It takes the
-    last place of a list of k items, and makes a shorter one longer; what earlier stages would have said of it
-    is 0. No other rule adds items.
+    A pin with ``insert`` adds an item that is ``there`` and that the request, its exclusions and the blocks
+    allow. It takes the last place of a list of k items, and makes a shorter one longer; what earlier stages
+    would have said of it is 0. No other rule adds items.
 
     >>> import polars as pl
     >>> items = pl.DataFrame({"film": ["Alien", "Aliens", "Heat"], "genre": ["sf", "sf", "crime"]})
@@ -77,6 +77,11 @@ class Rules(Stage):
     >>> shown = stage.run(Request(Batch(user=torch.tensor([7, 8]))), ranked, k=3)
     >>> shown.keys.tolist(), stage.report(shown)  # nothing can stand between the two of the second list
     ([[0, 2, 1], [0, 1, -1]], {'rules.0.spacing': 1})
+
+    Parameters
+    ----------
+    there
+        (N,) bool by item key: which items have not been deleted; None where none was.
 
     Raises
     ------
@@ -92,11 +97,14 @@ class Rules(Stage):
         name: str = "rules",
         steps: int = 1000,
         pairs_at_once: int = 65_536,
+        there: Tensor | None = None,
     ) -> None:
         super().__init__(name, k)
         self.rules, self.steps, self.pairs_at_once = rules, steps, pairs_at_once
         self._boosts = Boosts(rules.rules, attributes)
         self._show = torch.ones(len(attributes), dtype=torch.bool)
+        if there is not None:
+            self._show &= there[: len(attributes)]
         self._pins = Pins(rules.rules, attributes)
         self._groups: list[_Group] = []
         for number, rule in enumerate(rules.rules):

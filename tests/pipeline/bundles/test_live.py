@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import polars as pl
 import pytest
@@ -11,6 +12,8 @@ import torch
 from twotower.errors import ConfigError, MismatchError
 from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.bundles.live import LiveBundle
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,24 @@ def test_what_knows_no_items_is_loaded_once(live):
     second = live.answerer().cascade.stages[0]
     assert first is not second
     assert [a is b for a, b in zip(first.sources, second.sources, strict=True)] == [False, True, False]
+
+
+def test_a_pin_inserts_no_deleted_item(trained, tiny, tmp_path):
+    """In a cascade whose sources all follow the log, so that no mask of items is given to them."""
+    item = trained.pipeline.prepared.dataset.items["item"][7]
+    recipe = tiny()
+    rules = [{"kind": "pin", "places": {2: item}, "insert": True}]
+    recipe["cascade"].append({"stage": "rules", "k": 10, "rules": rules})
+    run = shutil.copytree(trained.directory, tmp_path / "run")
+    pipeline = Pipeline(Recipe.parse(recipe), run)
+    pipeline.prepare()
+    pipeline.train()  # nothing: all of it is there
+    build(run, tmp_path / "bundles")
+    with LiveBundle.load(tmp_path / "bundles", tmp_path / "items.sqlite") as live:
+        row = live.bundle.encoded.dataset.items.filter(item=item).to_dicts()[0]
+        who = [user for user in users(live, 6) if item in shown(live.answerer(), user)]
+        assert who  # the others have seen it
+        live.delete([item])
+        assert not any(item in shown(live.answerer(), user) for user in who)
+        live.upsert([row])
+        assert all(item in shown(live.answerer(), user) for user in who)

@@ -13,21 +13,24 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.attributes import Attributes
+from twotower.cascade.rules import Rules
+from twotower.cascade.ruleset import RuleSet
 from twotower.cascade.sources import RetrieveSimilar, TableUnits, unit_vectors
 from twotower.cascade.stage import Stage
-from twotower.index.build import build_index
-from twotower.index.delta import DeltaIndex
+from twotower.index.build import TokenIndex, build_index
+from twotower.index.delta import Delta, DeltaIndex
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_log import ItemLog
 from twotower.index.item_store import EncodeItems, ItemStore
 from twotower.index.item_table import ItemTable
+from twotower.index.multivector_delta import MultiVectorDelta
 from twotower.models.base import Model
 from twotower.pipeline.answer import Answerer
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.bundles.bundle import Bundle
 from twotower.pipeline.bundles.manifest import stored_digest
 from twotower.pipeline.encoded import Encoded
-from twotower.pipeline.stages import SourceRecipe
+from twotower.pipeline.stages import RulesRecipe, SourceRecipe, StageRecipe
 from twotower.pipeline.workspace import Workspace
 from twotower.types import Rep
 
@@ -108,6 +111,7 @@ class LiveBundle:
             if self._answerer is None or self._answerer[0] != last:
                 self._take_in(last)
                 self.store.refresh()  # now the store knows every item that the attributes do
+                self._assembly.there = self.store.alive
                 cascade = self._assembly.cascade(verify=False)
                 assert cascade is not None
                 self._answerer = last, Answerer(self._grown(), cascade, self._allow())
@@ -123,7 +127,7 @@ class LiveBundle:
         self.close()
 
     def _allow(self) -> Tensor | None:
-        """Hides deleted items from what follows no log; indexes do so by themselves, and faster."""
+        """Hides deleted items from sources that follow no log; indexes do so by themselves, and faster."""
         others = any(source.fitted for source in self.bundle.encoded.recipe.sources)
         alive = self.store.alive
         return alive if others and not bool(alive.all()) else None
@@ -167,18 +171,26 @@ class _LiveAssembly(Assembly):
         self._models: dict[str, Model] = {}
         self._sources: dict[str, Stage] = {}
         self.tables: dict[str, tuple[EncodeItems, DeltaTable]] = {}
-        self.indexes: dict[str, tuple[EncodeItems, DeltaIndex]] = {}
+        self.indexes: dict[str, tuple[EncodeItems, Delta[Any, Any]]] = {}
+        self.there: Tensor | None = None  # (N,) bool by key: items that were not deleted
+
+    def stage(self, about: StageRecipe, verify: bool = True) -> Stage:
+        if isinstance(about, RulesRecipe):  # pins add items that no source has brought
+            rules = RuleSet(rules=about.rules)
+            return Rules(rules, self._attributes, about.k, self._name(about), there=self.there)
+        return super().stage(about, verify)
 
     def model(self, name: str) -> Model:
         if name not in self._models:
             self._models[name] = super().model(name)
         return self._models[name]
 
-    def index(self, name: str, model: Model, verify: bool) -> DeltaIndex:
+    def index(self, name: str, model: Model, verify: bool) -> Delta[Any, Any]:
         if name not in self.indexes:
             base = super().index(name, model, verify)
-            assert not isinstance(base, DeltaIndex)
-            self.indexes[name] = self._encoder(model), DeltaIndex(base)
+            assert not isinstance(base, Delta)
+            over = MultiVectorDelta(base) if isinstance(base, TokenIndex) else DeltaIndex(base)
+            self.indexes[name] = self._encoder(model), over
         return self.indexes[name][1]
 
     def table(self, name: str, model: Model, verify: bool, store: str | None = None) -> DeltaTable:
