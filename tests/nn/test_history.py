@@ -62,3 +62,8 @@ def test_training_hides_a_few_times_so_that_serving_can_do_without():
 def test_a_model_that_reads_times_says_where_they_come_from():
     with pytest.raises(ConfigError, match="elapsed: true"):
         model("mean").encode_query(Batch(past=PAST))
+
+
+def test_a_model_without_times_is_written_down_as_before_there_were_any():
+    assert "elapsed" not in TwoTowerConfig(history={"kind": "mean"}).plain()["history"]
+    assert TwoTowerConfig(history={"kind": "mean", "elapsed": True}).plain()["history"]["elapsed"] is True

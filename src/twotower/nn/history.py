@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field as Option
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from twotower.config import Config
@@ -32,6 +33,12 @@ class HistoryConfig(Config):
         False,
         description="events also tell how long each was the last one; needs the recipe's history.elapsed",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_false(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A model saved before there were times has the digest it had."""
+        values: dict[str, Any] = plain(self)
+        return {name: value for name, value in values.items() if (name, value) != ("elapsed", False)}
 
 
 class History(nn.Module):
