@@ -33,9 +33,9 @@ def model(name="dual-encoder", width=6, **config):
     ("name", "width", "expected"),
     [
         ("dual-encoder", 6, CHUNK),
-        ("dual-encoder", 256, 512),
+        ("dual-encoder", 256, 256),
         ("colbert", 6, RAGGED_CHUNK),
-        ("colbert", 256, 512),
+        ("colbert", 256, 256),
     ],
 )
 def test_long_texts_come_in_smaller_chunks(name, width, expected):
