@@ -15,6 +15,9 @@ from twotower.types import Candidates
 
 PIECE = 512
 """Pairs scored between two looks at the clock, where there is a deadline."""
+MEMORY_MB = 256
+"""Bound on what is held of candidates at once, as the table hands it out: texts padded to the longest there
+is. What `score` needs comes on top, and a ``list`` model, which sees lists whole, may take more."""
 
 
 class Rank(Stage):
@@ -45,17 +48,19 @@ class Rank(Stage):
         Q, K = candidates.keys.shape
         if not Q or not K:
             return rank_pair(self.name, candidates.best(k))
-        rows = max(1, self.pairs_at_once // K)
-        scores = torch.cat([self._scores(request, candidates, s, s + rows) for s in range(0, Q, rows)])
+        most = max(1, min(self.pairs_at_once, MEMORY_MB * 2**20 // max(1, self.table.taken_bytes)))
+        rows = min(Q, max(1, most // K))
+        scores = torch.cat([self._scores(request, candidates, s, s + rows, most) for s in range(0, Q, rows)])
         ranked = Candidates(candidates.keys, scores.float(), candidates.pair).sorted().best(k)
         return rank_pair(self.name, ranked)
 
-    def _scores(self, request: Request, candidates: Candidates, start: int, stop: int) -> Tensor:
-        """(q, K) scores of the queries start..stop; in pieces where time is short, unless lists are whole."""
+    def _scores(self, request: Request, candidates: Candidates, start: int, stop: int, most: int) -> Tensor:
+        """(q, K) scores of the queries start..stop; in pieces where memory or time is short, unless lists are
+        whole."""
         query = self.model.encode_query(request.query.slice(start, stop))
-        whole = request.deadline is None or self.model.kind == "list"
         width = candidates.keys.shape[1]
-        piece = width if whole else max(1, PIECE // (stop - start))
+        pairs = most if request.deadline is None else min(most, PIECE)
+        piece = width if self.model.kind == "list" else max(1, pairs // (stop - start))
         scores = []
         for left in range(0, width, piece):
             request.check_time()

@@ -17,24 +17,28 @@ from twotower.types import Candidates, Ragged
 
 
 class Retrieve(Stage):
-    """The query tower and an index over the item vectors of the same model."""
+    """The query tower and an index over the item vectors, or item tokens, of the same model."""
 
     def __init__(self, model: Model, index: Index, k: int = 500, name: str = "retrieve") -> None:
-        if model.kind != "dot":
-            raise ConfigError(f"only a dot model retrieves; {type(model).__name__} is {model.kind!r}")
+        tensor = model.searched()
+        if tensor is None:
+            raise ConfigError(
+                f"a dot model retrieves, or a late one that is MaxSim over tokens; {type(model).__name__} is "
+                f"{model.kind!r}: let it rank what another model retrieves"
+            )
         if maker(index.produced_by) != model.item_digest():
             raise MismatchError(
                 f"the index was built by model {index.produced_by}, "
                 f"this one is {model.item_digest()}; rebuild the index"
             )
         super().__init__(name, k)
-        self.model, self.index = model.eval(), index
+        self.model, self.index, self.tensor = model.eval(), index, tensor
 
     @torch.inference_mode()
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         if not k or not len(request):
             return rank_pair(self.name, no_candidates(len(request)))
-        vectors = self.model.encode_query(request.query)["vector"]
+        vectors = self.model.encode_query(request.query)[self.tensor]
         found = search_allowed(self.index, vectors, k, request.allow, request.exclude)
         return rank_pair(self.name, found)
 

@@ -16,10 +16,11 @@ from twotower.cascade.filter import contains, only
 from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, DataError
 from twotower.index.base import Index
-from twotower.index.build import IndexConfig, build_index
+from twotower.index.build import AnyIndex, IndexConfig, build_index
 from twotower.index.delta_table import DeltaTable
 from twotower.index.filtered import allowed_at, search_allowed
 from twotower.index.item_table import ItemTable
+from twotower.index.multivector import MultiVectorConfig
 from twotower.types import NO_ITEM, Candidates, Ragged, Rep
 
 
@@ -42,11 +43,11 @@ class RetrieveSimilar(Stage):
         vectors: Tensor | Units,
         k: int = 500,
         name: str = "similar",
-        index: IndexConfig | Index | None = None,
+        index: AnyIndex | Index | None = None,
     ) -> None:
         super().__init__(name, k)
         self.units = _matrix(vectors) if isinstance(vectors, Tensor) else vectors
-        if index is None or isinstance(index, IndexConfig):
+        if index is None or isinstance(index, IndexConfig | MultiVectorConfig):
             index = build_index(index or IndexConfig(), self.units.take(torch.arange(self.units.rows)))
         self.index: Index = index
 
@@ -56,7 +57,7 @@ class RetrieveSimilar(Stage):
         table: ItemTable | DeltaTable,
         k: int = 500,
         name: str = "similar",
-        index: IndexConfig | Index | None = None,
+        index: AnyIndex | Index | None = None,
         *,
         tensor: str = "vector",
         dims: int | None = None,

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, overload
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.index import exact, faiss_index
+from twotower.errors import ConfigError
+from twotower.index import exact, exact_tokens, faiss_index, multivector
 from twotower.index.manifest import open_artefact
+from twotower.types import Ragged
 
-BuiltIndex = exact.ExactIndex | faiss_index.FaissIndex
+VectorIndex = exact.ExactIndex | faiss_index.FaissIndex
+"""Finds items of one vector by inner product."""
+TokenIndex = exact_tokens.ExactTokens | multivector.MultiVectorIndex
+"""Finds items of many vectors by MaxSim."""
+BuiltIndex = VectorIndex | TokenIndex
 
 
 class IndexConfig(Config):
-    """Which index, and what a search may spend."""
+    """Which index, and what a search may spend. Items of many vectors: exact, or kind multivector."""
 
     kind: Literal["exact", "faiss"] = "exact"
     factory: str = Field("HNSW32", description="faiss: factory string, such as HNSW32 or IVF256,Flat")
@@ -29,16 +35,64 @@ class IndexConfig(Config):
     )
 
 
+def _which(values: Any) -> str:
+    kind = values.get("kind") if isinstance(values, dict) else getattr(values, "kind", None)
+    return "multivector" if kind == "multivector" else "vector"
+
+
+AnyIndex = Annotated[
+    Annotated[IndexConfig, Tag("vector")] | Annotated[multivector.MultiVectorConfig, Tag("multivector")],
+    Discriminator(_which),
+]
+"""For recipes: told apart by ``kind``, which is exact where it is not given."""
+
+
+def check_fits(config: AnyIndex, many: bool) -> None:
+    """Refuse an index that does not find items of ``many`` vectors each, or else of one.
+
+    >>> check_fits(IndexConfig(kind="faiss"), many=True)
+    Traceback (most recent call last):
+    twotower.errors.ConfigError: index faiss finds items of one vector, these have many: exact or multivector
+    """
+    if many and config.kind == "faiss":
+        raise ConfigError("index faiss finds items of one vector, these have many: exact or multivector")
+    if not many and config.kind == "multivector":
+        raise ConfigError("index multivector finds items of many vectors, these have one: exact or faiss")
+
+
+@overload
 def build_index(
-    config: IndexConfig, vectors: Tensor, keys: Tensor | None = None, produced_by: str = ""
+    config: AnyIndex, vectors: Tensor, keys: Tensor | None = None, produced_by: str = ""
+) -> VectorIndex: ...
+
+
+@overload
+def build_index(
+    config: AnyIndex, vectors: Ragged, keys: Tensor | None = None, produced_by: str = ""
+) -> TokenIndex: ...
+
+
+def build_index(
+    config: AnyIndex, vectors: Tensor | Ragged, keys: Tensor | None = None, produced_by: str = ""
 ) -> BuiltIndex:
-    """An index of ``vectors`` (C, D) with ``keys`` (C,), by default 0 .. C-1.
+    """An index of ``vectors`` (C, D), or (N, D) of C items, with ``keys`` (C,), by default 0 .. C-1.
+
+    Raises
+    ------
+    ConfigError
+        The index is not for items of one vector, or of many; or as the index's own ``build``.
 
     >>> import torch
     >>> index = build_index(IndexConfig(), torch.eye(3), produced_by="digest of the model")
     >>> index.search(torch.tensor([[1.0, 3.0, 2.0]]), k=2).keys.tolist()
     [[1, 2]]
     """
+    check_fits(config, many=isinstance(vectors, Ragged))
+    if isinstance(vectors, Ragged):
+        if isinstance(config, multivector.MultiVectorConfig):
+            return multivector.MultiVectorIndex.build(vectors, keys, produced_by, config=config)
+        return exact_tokens.ExactTokens.build(vectors, keys, produced_by)
+    assert isinstance(config, IndexConfig)
     if config.kind == "exact":
         return exact.ExactIndex.build(vectors, keys, produced_by)
     return faiss_index.FaissIndex.build(
@@ -57,6 +111,8 @@ def load_index(directory: str | Path, expect: str | None = None, *, verify: bool
     kinds: dict[str, type[BuiltIndex]] = {
         exact.KIND: exact.ExactIndex,
         faiss_index.KIND: faiss_index.FaissIndex,
+        exact_tokens.KIND: exact_tokens.ExactTokens,
+        multivector.KIND: multivector.MultiVectorIndex,
     }
     kind = open_artefact(directory, tuple(kinds), expect, verify=False).kind
     return kinds[kind].load(directory, expect, verify=verify)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.base import Index
-from twotower.index.build import load_index
+from twotower.index.build import TokenIndex, load_index
 from twotower.index.exact import ExactIndex
 from twotower.index.keyed_rows import KeyedRows, find
 from twotower.index.vectors import Keyed, Vectors
@@ -82,6 +82,15 @@ class Delta(ABC, Generic[B, V]):
     @abstractmethod
     def prepared(self, keys: Tensor, vectors: V) -> KeyedRows:
         """What `upsert` would put, checked: for those who must know beforehand that `put` will not fail."""
+
+    @abstractmethod
+    def prepared_of(self, keys: Tensor, rep: Rep) -> KeyedRows:
+        """`prepared`, of what a model's ``encode_item`` returned for these items (n, ...)."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, directory: str | Path, expect: str | None = None, *, verify: bool = True) -> Self:
+        """Over a saved index of whatever kind, with nothing changed yet."""
 
     @abstractmethod
     def _nothing(self, dim: int) -> Rep:
@@ -243,6 +252,9 @@ class DeltaIndex(Delta[VectorBase, Tensor]):
         checked = Vectors.of(vectors, keys.to("cpu", torch.int64))
         return KeyedRows(checked.keys, Rep(vector=checked.values))
 
+    def prepared_of(self, keys: Tensor, rep: Rep) -> KeyedRows:
+        return self.prepared(keys, rep["vector"])
+
     def alive(self) -> KeyedRows:
         """All items there are, by rising key, with their "vector"; a copy."""
         return _alive(self._state)
@@ -260,7 +272,10 @@ class DeltaIndex(Delta[VectorBase, Tensor]):
     @classmethod
     def load(cls, directory: str | Path, expect: str | None = None, *, verify: bool = True) -> Self:
         """Over a saved index of whatever kind, with nothing changed yet."""
-        return cls(load_index(directory, expect, verify=verify))
+        base = load_index(directory, expect, verify=verify)
+        if isinstance(base, TokenIndex):
+            raise MismatchError(f"{directory}: holds items of many vectors; `MultiVectorDelta` loads it")
+        return cls(base)
 
 
 def _alive(state: State[VectorBase]) -> KeyedRows:

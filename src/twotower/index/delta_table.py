@@ -133,6 +133,14 @@ class DeltaTable:
         """Bytes of one item as the base stores it."""
         return self._state.base.bytes_per_item
 
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of one item as `take` hands it out at most: padded to the longest there is."""
+        state = self._state
+        wide = {spec.name: state.fresh.rep[spec.name].shape[1] for spec in self.specs if spec.ragged}
+        fresh = sum(spec.bytes_per_item * wide.get(spec.name, 1) for spec in self.specs)
+        return max(state.base.taken_bytes, fresh)
+
     def take(self, keys: Tensor) -> Rep:
         """The newest rows by key, (Q, K) -> tensors (Q, K, ...), as `ItemTable.take`."""
         return self._state.take(keys)

@@ -14,7 +14,7 @@ from torch import Tensor
 from twotower.config import nearest
 from twotower.data.catalogue import Catalogue
 from twotower.errors import ConfigError, DataError
-from twotower.index.delta import DeltaIndex
+from twotower.index.delta import Delta
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_log import Entry, ItemLog
 from twotower.index.keyed_rows import KeyedRows
@@ -47,7 +47,8 @@ class ItemStore:
     columns
         Names and types of the item table, the id included.
     tables, indexes
-        What follows, each with the encoder of its model; an index takes what its encoder calls ``vector``.
+        What follows, each with the encoder of its model; an index takes of what it returns the tensor it
+        searches, ``vector`` or ``tokens``.
         Tables change before indexes, so that whatever a search finds has its row.
     """
 
@@ -58,7 +59,7 @@ class ItemStore:
         columns: Mapping[str, Any],
         *,
         tables: Sequence[tuple[EncodeItems, DeltaTable]] = (),
-        indexes: Sequence[tuple[EncodeItems, DeltaIndex]] = (),
+        indexes: Sequence[tuple[EncodeItems, Delta[Any, Any]]] = (),
     ) -> None:
         if catalogue.name not in columns:
             raise ConfigError(f"the columns {', '.join(columns)} lack the items' id, {catalogue.name}")
@@ -200,10 +201,7 @@ class ItemStore:
         tables, indexes = reps[: len(self.tables)], reps[len(self.tables) :]
         return [
             *(table.prepared(keys, rep) for (_, table), rep in zip(self.tables, tables, strict=True)),
-            *(
-                index.prepared(keys, rep["vector"])
-                for (_, index), rep in zip(self.indexes, indexes, strict=True)
-            ),
+            *(index.prepared_of(keys, rep) for (_, index), rep in zip(self.indexes, indexes, strict=True)),
         ]
 
     def _logged(self, entries: Iterable[Entry]) -> bool:

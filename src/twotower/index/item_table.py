@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -145,6 +145,12 @@ class ItemTable:
     def bytes_per_item(self) -> float:
         """Bytes of one item in this table, as stored; of a ragged tensor the mean, its offset included."""
         return sum(self._bytes_per_item(spec) for spec in self.kept)
+
+    @cached_property
+    def taken_bytes(self) -> int:
+        """Bytes of one item as `take` hands it out at most: padded to the longest there is."""
+        longest = {name: int(rows.lengths.max()) if len(rows) else 0 for name, rows in self.ragged.items()}
+        return sum(spec.bytes_per_item * longest.get(spec.name, 1) for spec in self.specs)
 
     def take(self, keys: Tensor) -> Rep:
         """Rows by key, (Q, K) -> tensors (Q, K, ...); `NO_ITEM` gives zeros, which the caller masks."""

@@ -239,7 +239,10 @@ def _read(directory: Path) -> Manifest:
 
 def _raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, row-major, without a copy when it lies so already."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.numel() < 2:  # contiguous whatever its strides are, and a view as bytes wants them to be 1
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+    flat = tensor.reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 

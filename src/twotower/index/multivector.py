@@ -28,11 +28,11 @@ from pydantic import Field
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.errors import ConfigError, DataError, MismatchError, StorageError
+from twotower.errors import StorageError
 from twotower.index.centroids import default_centroids, kmeans, nearest
 from twotower.index.manifest import open_artefact, publish, write_tensor
 from twotower.index.residual import Buckets, Residuals
-from twotower.index.token_set import TokenSet, checked
+from twotower.index.token_set import TokenSet, checked, checked_query
 from twotower.scores.catalogue import top_k_of
 from twotower.scores.maxsim import maxsim_packed
 from twotower.types import NO_ITEM, Candidates, Ragged
@@ -49,9 +49,10 @@ SAMPLE = 2**16
 class MultiVectorConfig(Config):
     """What is kept of a token, and what a search may spend."""
 
-    centroids: int | None = Field(None, ge=1, description="None: by the number of tokens")
+    kind: Literal["multivector"] = "multivector"
+    centroids: int | None = Field(None, ge=1, description="null: by the number of tokens")
     iterations: int = Field(4, ge=1, description="of k-means")
-    bits: Literal[1, 2, 4] | None = Field(None, description="per dimension; None keeps the vectors")
+    bits: Literal[1, 2, 4] | None = Field(None, description="per dimension; null keeps the vectors")
     storage: Literal["float32", "bfloat16", "float16"] = Field("float16", description="of kept vectors")
     probes: int = Field(32, ge=1, description="centroids probed for each query token")
     candidates: int = Field(20, ge=2, description="items scored by their probed tokens, for each one wanted")
@@ -203,20 +204,8 @@ class MultiVectorIndex:
         return Candidates(keys, scores)
 
     def checked_query(self, query: Tensor, k: int) -> Tensor:
-        """The query as (Q, L, D) float32 on the CPU, or an error that says what is wrong with the request."""
-        if k < 1:
-            raise ConfigError(f"k must be at least 1, found {k}")
-        if query.dim() not in (2, 3) or query.shape[-1] != self.dim:
-            raise MismatchError(
-                f"queries of shape {tuple(query.shape)} asked of an index of vectors with {self.dim} floats, "
-                f"expected (Q, {self.dim}) or (Q, L, {self.dim}): was the index built from another model?"
-            )
-        query = query.detach().to("cpu", torch.float32)
-        if not query.isfinite().all():
-            raise DataError(
-                "a query vector holds NaN or infinity", remedy="check the features of the request"
-            )
-        return query[:, None] if query.dim() == 2 else query
+        """The query as (Q, L, D) float32 on the CPU; see `twotower.index.token_set.checked_query`."""
+        return checked_query(query, k, self.dim)
 
     def _search(self, query: Tensor, k: int, banned: Ragged | None, effort: Effort) -> Candidates:
         """Positions and scores (1, n <= k) of one query (L, D)."""

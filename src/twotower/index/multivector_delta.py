@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from twotower.errors import MismatchError
+from twotower.index.base import Index
+from twotower.index.build import TokenIndex, load_index
 from twotower.index.delta import Delta, State
 from twotower.index.keyed_rows import KeyedRows
-from twotower.index.multivector import MultiVectorIndex
 from twotower.index.ragged_rows import inside, packed, padded
 from twotower.index.token_set import checked
+from twotower.index.vectors import Keyed
 from twotower.scores.catalogue import top_k_of
 from twotower.scores.maxsim import maxsim
 from twotower.types import Candidates, Ragged, Rep
 
 
-class MultiVectorDelta(Delta[MultiVectorIndex, Ragged]):
-    """Items of many vectors over a `MultiVectorIndex`; what is new is scored exactly, and found always.
+class TokenBase(Index, Protocol):
+    """An index of items of many vectors that can be made anew with others."""
 
-    `compact` encodes what is new with the centroids there are, and leaves the old codes as they are; when
-    the tokens have become twice those that the centroids were fitted on, all is built afresh.
+    @property
+    def vectors(self) -> Keyed: ...
 
+    def checked_query(self, query: Tensor, k: int) -> Tensor: ...
+
+    def changed(self, gone: Tensor, fresh: Ragged, keys: Tensor) -> Self:
+        """Without the items of keys ``gone``, and with ``fresh`` ones."""
+        ...
+
+
+class MultiVectorDelta(Delta[TokenBase, Ragged]):
+    """Items of many vectors over any index of such; what is new is scored exactly, and found always.
+
+    `compact` of a `MultiVectorIndex` encodes what is new with the centroids there are, and leaves the old
+    codes as they are; when the tokens have become twice those that the centroids were fitted on, all is built
+    afresh.
+
+    >>> from twotower.index.multivector import MultiVectorIndex
     >>> tokens = Ragged(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 2, 3]))
     >>> index = MultiVectorDelta(MultiVectorIndex.build(tokens))
     >>> index.upsert(torch.tensor([4]), Ragged(torch.tensor([[3.0, 3.0]]), torch.tensor([0, 1])))
@@ -43,6 +60,9 @@ class MultiVectorDelta(Delta[MultiVectorIndex, Ragged]):
         rows, keys = checked(vectors, keys)
         tokens, length = padded(rows, torch.arange(len(rows)), torch.float32)
         return KeyedRows(keys, Rep(tokens=tokens, tokens_length=length))
+
+    def prepared_of(self, keys: Tensor, rep: Rep) -> KeyedRows:
+        return self.prepared(keys, packed(rep["tokens"], rep["tokens_length"]))
 
     def _nothing(self, dim: int) -> Rep:
         return Rep(tokens=torch.empty(0, 0, dim), tokens_length=torch.empty(0, dtype=torch.int64))
@@ -66,11 +86,14 @@ class MultiVectorDelta(Delta[MultiVectorIndex, Ragged]):
         keys = fresh.keys[found.keys.clamp(min=0)].masked_fill(~found.mask, -1)
         return Candidates(keys, found.scores)
 
-    def _rebuilt(self, state: State[MultiVectorIndex]) -> MultiVectorIndex:
+    def _rebuilt(self, state: State[TokenBase]) -> TokenBase:
         fresh = packed(state.fresh.rep["tokens"], state.fresh.rep["tokens_length"])
         return state.base.changed(state.gone, fresh, state.fresh.keys)
 
     @classmethod
     def load(cls, directory: str | Path, expect: str | None = None, *, verify: bool = True) -> Self:
-        """Over a saved index, with nothing changed yet."""
-        return cls(MultiVectorIndex.load(directory, expect, verify=verify))
+        """Over a saved index of whatever kind, with nothing changed yet."""
+        base = load_index(directory, expect, verify=verify)
+        if not isinstance(base, TokenIndex):
+            raise MismatchError(f"{directory}: holds items of one vector; `DeltaIndex` loads it")
+        return cls(base)

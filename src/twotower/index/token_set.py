@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError, DataError, StorageError
+from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.index.manifest import Artefact, write_tensor
 from twotower.index.residual import Buckets, Residuals
 from twotower.index.vectors import Keyed
@@ -179,3 +179,19 @@ def checked(tokens: Ragged | Tensor, keys: Tensor | None) -> tuple[Ragged, Tenso
             remedy="look for a diverged training run, or missing values in item features",
         )
     return rows, keys
+
+
+def checked_query(query: Tensor, k: int, dim: int) -> Tensor:
+    """The query as (Q, L, D) float32 on the CPU, or an error that says what is wrong with the request;
+    (Q, D) is queries of one token."""
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, found {k}")
+    if query.dim() not in (2, 3) or query.shape[-1] != dim:
+        raise MismatchError(
+            f"queries of shape {tuple(query.shape)} asked of an index of vectors with {dim} floats, "
+            f"expected (Q, {dim}) or (Q, L, {dim}): was the index built from another model?"
+        )
+    query = query.detach().to("cpu", torch.float32)
+    if not query.isfinite().all():
+        raise DataError("a query vector holds NaN or infinity", remedy="check the features of the request")
+    return query[:, None] if query.dim() == 2 else query

@@ -35,6 +35,9 @@ class Model(nn.Module, ABC):
     spec: FeatureSpec
     stores: ClassVar[tuple[str, ...]] = ()
     """Storage depths on offer, shallow to deep: values of the config's ``store``."""
+    max_sim: ClassVar[bool] = False
+    """Of a late model: `score` is MaxSim over the "tokens" of both sides, an item's ragged, a query's padded
+    with zero vectors; an index can then find its items."""
     pair_fields: Sequence[str] = ()
     """Names of the pair fields `score` reads; an undeclared one is never shown to it."""
     history: str | None = None
@@ -59,6 +62,16 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def item_specs(self) -> tuple[RepSpec, ...]:
         """What `encode_item` returns for one item."""
+
+    @classmethod
+    def searched(cls) -> str | None:
+        """Name of the tensor, of both sides, by which an index finds items; None where only `score` can tell.
+
+        One "vector" each and their inner product, or "tokens" and their MaxSim.
+        """
+        if cls.kind == "dot":
+            return "vector"
+        return "tokens" if cls.max_sim else None
 
     def see_items(self, items: Batch) -> None:
         """Learn of the encoded catalogue, before training and without labels; by default nothing."""

@@ -54,6 +54,7 @@ class ColBERTConfig(Config):
 
 class ColBERT(Model):
     kind = "late"
+    max_sim = True
     config: ColBERTConfig
 
     def __init__(self, spec: FeatureSpec, config: ColBERTConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -28,8 +29,8 @@ from twotower.cascade.stage import Stage
 from twotower.config import nearest
 from twotower.data.atomic import replacing
 from twotower.errors import ConfigError, MismatchError, StorageError
-from twotower.index.build import BuiltIndex, IndexConfig, build_index, load_index
-from twotower.index.delta import DeltaIndex
+from twotower.index.build import AnyIndex, BuiltIndex, build_index, load_index
+from twotower.index.delta import Delta
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
@@ -48,7 +49,7 @@ from twotower.pipeline.stages import (
 )
 from twotower.pipeline.workspace import Workspace, fingerprint
 from twotower.train.events import Listener, silent
-from twotower.types import Rep, RepSpec
+from twotower.types import Ragged, Rep, RepSpec
 
 
 class Assembly:
@@ -75,7 +76,7 @@ class Assembly:
             path = self.space.table(name) if with_table else self.space.vectors(name)
             table = self._built(name, model, path)
             for config in indexes:
-                index = build_index(config, table.stored["vector"], produced_by=made_by)
+                index = build_index(config, searched(model, table), produced_by=made_by)
                 index.save(self.space.index(name))
         for store in planned:
             self._built(name, model.at_store(store), self.space.table(name, store))
@@ -141,7 +142,7 @@ class Assembly:
     def model(self, name: str) -> Model:
         return load_model(self.space.model(name))
 
-    def _indexes(self, name: str) -> list[IndexConfig]:
+    def _indexes(self, name: str) -> list[AnyIndex]:
         """How a retrieving model is searched; once, however many sources it is."""
         first = self.recipe.cascade[:1]
         found = [first[0].index] if first and isinstance(first[0], RetrieveRecipe) else []
@@ -272,7 +273,7 @@ class Assembly:
         model = self.model(name)
         return model, self.table(name, model, verify)
 
-    def index(self, name: str, model: Model, verify: bool) -> BuiltIndex | DeltaIndex:
+    def index(self, name: str, model: Model, verify: bool) -> BuiltIndex | Delta[Any, Any]:
         """What a retrieving model is searched with."""
         return load_index(self.space.index(name), self._made_by(model), verify=verify)
 
@@ -300,6 +301,26 @@ class Assembly:
     @property
     def _attributes(self) -> Attributes:
         return Attributes.of(self._encoded().dataset)
+
+
+def searched(model: Model, table: ItemTable) -> Tensor | Ragged:
+    """What an index is built from: of a model's table the vectors of all items, or their tokens.
+
+    Raises
+    ------
+    ConfigError
+        The model keeps nothing that an index could search.
+    """
+    name = model.searched()
+    if name == "tokens" and name in table.ragged:
+        return table.ragged[name]
+    if name == "vector" and name in table.stored:
+        return table.stored[name]
+    kept = ", ".join(f"{spec.name}{' (ragged)' * spec.ragged}" for spec in table.specs)
+    raise ConfigError(
+        f"{type(model).__name__} cannot retrieve: it keeps {kept} of an item; an index searches the 'vector' "
+        "of a dot model, or the ragged 'tokens' of one with max_sim"
+    )
 
 
 def at_depths(stage: Stage, depths: Mapping[str, int]) -> None:

@@ -19,7 +19,7 @@ from twotower.evaluate.experiment import joined
 from twotower.index.build import IndexConfig, build_index
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
-from twotower.pipeline.assembly import Assembly
+from twotower.pipeline.assembly import Assembly, searched
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.replay import given_scores
@@ -97,7 +97,7 @@ class _Miners:
         if who in self.sources:
             return self.assembly.source(self.sources[who].model_copy(update={"k": self.depth}))
         model, table = self._encoded(who)
-        index = build_index(IndexConfig(), table.stored["vector"], produced_by=table.produced_by)
+        index = build_index(IndexConfig(), searched(model, table), produced_by=table.produced_by)
         return Retrieve(model, index, self.depth, who)
 
     def scorer(self, who: str) -> Stage:

@@ -15,6 +15,7 @@ from twotower.data.readers import DataConfig
 from twotower.data.splits import SplitConfig
 from twotower.data.values import ValueTerm
 from twotower.data.weights import SampleWeights
+from twotower.index.build import check_fits
 from twotower.metrics.ranking import Measure
 from twotower.models.catalogue import model_class
 from twotower.pipeline.stages import (
@@ -157,6 +158,7 @@ class Recipe(Config):
             if isinstance(stage, RetrieveRecipe) != (number == 0):
                 raise ValueError("a cascade starts with its one retrieve stage; every later stage ranks")
             self._check_place(number, stage)
+        self._check_retrievers()
         names = [*self.stage_names, *(s.name for s in self.sources)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -174,6 +176,23 @@ class Recipe(Config):
             self.teachers(name)
             self.miners(name)
         return self
+
+    def _check_retrievers(self) -> None:
+        """An index can find the items of what retrieves, and is one for what is kept of them."""
+        first = self.cascade[:1]
+        for about in (*first, *self.sources):
+            if not isinstance(about, RetrieveRecipe | SourceRecipe):
+                continue
+            if about.model is not None:
+                cls = model_class(self.models[about.model].model)[0]
+                if cls.searched() is None:
+                    raise ValueError(
+                        f"model {about.model!r} cannot retrieve, it is {cls.kind}: a dot model can, or a "
+                        "late one that is MaxSim over tokens"
+                    )
+                check_fits(about.index, many=cls.searched() == "tokens")
+            elif isinstance(about, SourceRecipe) and about.similar is not None:
+                check_fits(about.index, many=False)
 
     def _check_place(self, number: int, stage: StageForm) -> None:
         """Stages stand in their order, and whole lists are scored behind a ranker only."""
@@ -268,7 +287,8 @@ class Recipe(Config):
                 )
             if model == name:
                 raise ValueError(f"model {name!r} cannot mine its own hard negatives by {who!r}")
-            if who in objective.hard.by and source is None and self.model_kind(who) != "dot":
+            alone = who in objective.hard.by and source is None
+            if alone and model_class(self.models[who].model)[0].searched() is None:
                 raise ValueError(f"model {name!r}: {who!r} cannot retrieve, it is {self.model_kind(who)}")
             scores = source is None or source.lexical is not None or source.model is not None
             if who == objective.hard.scorer and objective.hard.guarded and not scores:

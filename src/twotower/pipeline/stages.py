@@ -14,7 +14,7 @@ from twotower.cascade.own_source import check_source
 from twotower.cascade.predicates import Predicate
 from twotower.cascade.ruleset import Rule
 from twotower.config import Config
-from twotower.index.build import IndexConfig
+from twotower.index.build import AnyIndex, IndexConfig
 from twotower.pipeline.lexical import Lexical
 
 BaselineName = Literal["popularity", "recent-popularity", "item-knn", "ease", "ials"]
@@ -50,8 +50,8 @@ class SourceRecipe(Config):
 
     name: str
     k: int = Option(ge=1, description="candidates of this source")
-    model: str | None = Option(None, description="a key of models:")
-    index: IndexConfig = IndexConfig()
+    model: str | None = Option(None, description="a key of models: (a dot model, or MaxSim over tokens)")
+    index: AnyIndex = IndexConfig()
     baseline: BaselineName | None = Option(None, description="fitted on the training part, as models are")
     options: dict[str, Any] = Option(
         default_factory=dict, description="of the baseline, or of the source of your own"
@@ -90,8 +90,8 @@ class RetrieveRecipe(StageForm):
     """The first stage: one model, or several sources whose candidates are united."""
 
     stage: Literal["retrieve"]
-    model: str | None = Option(None, description="a key of models: (a dot model)")
-    index: IndexConfig = IndexConfig()
+    model: str | None = Option(None, description="a key of models: (a dot model, or MaxSim over tokens)")
+    index: AnyIndex = IndexConfig()
     sources: tuple[SourceRecipe, ...] = Option((), description="in place of a model")
     fuse: AnyFusion = ReciprocalRank()
 

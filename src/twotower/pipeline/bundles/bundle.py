@@ -197,11 +197,23 @@ def _finished_models(pipeline: Pipeline) -> dict[str, Model]:
         if missing:
             raise ConfigError(f"{space.directory}: not finished: {', '.join(missing)}; run: twotower train")
         about, models[name] = recipe.models[name], pipeline.model(name)
-        if models[name].config != model_class(about.model)[1].parse(about.config):
+        asked = model_class(about.model)[1].parse(about.config).plain()
+        if not _as_asked(models[name].config.plain(), asked):
             raise MismatchError(
                 f"{space.model(name)}: the recipe has changed since this was trained; run: twotower train"
             )
     return models
+
+
+def _as_asked(found: Any, asked: Any) -> bool:
+    """Whether a trained model's config is the recipe's; what that leaves open the model has filled in.
+
+    >>> _as_asked({"dim": 8, "skip": []}, {"dim": 8, "skip": None}), _as_asked({"dim": 8}, {"dim": 9})
+    (True, False)
+    """
+    if isinstance(found, dict) and isinstance(asked, dict):
+        return found.keys() == asked.keys() and all(_as_asked(found[name], asked[name]) for name in asked)
+    return asked is None or bool(found == asked)
 
 
 def _copy(
