@@ -109,5 +109,4 @@ class _Miners:
 
     def _encode(self, name: str) -> tuple[Model, ItemTable]:
         model = self.assembly.model(name)
-        encode = self.assembly.encode(model)
-        return model, ItemTable.build(encode, self.n_items, model.item_specs(), model.item_digest())
+        return model, self.assembly.encode_all(name, model)
