@@ -1,13 +1,17 @@
 """A ranker scores what it is handed, pair by pair, with what earlier stages knew of each pair."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from twotower.cascade.rank import Rank
+from twotower.cascade.deadline import Deadline
+from twotower.cascade.rank import PIECE, Rank
 from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Request
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError, MismatchError
+from twotower.index.delta_table import DeltaTable
 from twotower.index.exact import ExactIndex
 from twotower.index.item_table import ItemTable
 from twotower.models.catalogue import make_model
@@ -119,3 +123,72 @@ def test_a_table_of_another_model_is_refused():
 def test_a_ranker_cannot_stand_first():
     with pytest.raises(ConfigError, match="'rank' ranks candidates, but stands first"):
         Rank(*make(*MODELS[1])).run(REQUEST, None, 3)
+
+
+TEXTS = FeatureSpec(
+    columns=(
+        Column(name="asked", kind="text", side="query", size=40, width=4, tokenizer="words"),
+        Column(name="body", kind="text", side="item", size=40, width=30, tokenizer="words"),
+    )
+)
+
+
+@pytest.fixture
+def late():
+    """A model with a vector of every token, its table, 200 documents of 0 to 30 tokens and 3 queries."""
+    torch.manual_seed(4)
+    model = make_model("colbert", TEXTS, {"text": {"kind": "table", "dim": 8}, "dim": 8}).eval()
+    real = torch.arange(30) < torch.arange(200)[:, None] % 31
+    items = Batch(body=torch.randint(2, 40, (200, 30)) * real)
+    table = ItemTable.build(
+        lambda keys: model.encode_item(items.take(keys)), 200, model.item_specs(), model.item_digest()
+    )
+    request = Request(Batch(asked=torch.randint(2, 40, (3, 4))))
+    with torch.inference_mode():
+        scores = model.score(model.encode_query(request.query), model.encode_item(items))
+    return model, table, request, scores
+
+
+def test_many_long_texts_are_ranked_within_a_bound_of_memory(late, monkeypatch):
+    """The bound counts texts as they are handed out, padded to the longest: 31 tokens of 8 floats."""
+    model, table, request, scores = late
+    taken = []
+    take = ItemTable.take
+
+    def watched(self, keys):
+        rep = take(self, keys)
+        taken.append(rep["tokens"].nbytes)
+        return rep
+
+    monkeypatch.setattr(ItemTable, "take", watched)
+    keys = torch.stack([torch.randperm(200, generator=DRAW) for _ in range(3)])
+    keys[1, 150:] = NO_ITEM
+    given = Candidates(keys, torch.zeros(3, 200).masked_fill(keys == NO_ITEM, -torch.inf))
+    expected = scores.gather(1, keys.clamp(min=0)).masked_fill(keys == NO_ITEM, -torch.inf)
+    truth = Candidates(keys, expected).sorted().best(120)
+    assert table.taken_bytes == DeltaTable(table).taken_bytes == 31 * 8 * 4
+    for memory_mb, calls in ((256, 1), (0.02, 3 * 10), (0.3, 3 * 1), (1e-9, 3 * 200)):
+        monkeypatch.setattr("twotower.cascade.rank.MEMORY_MB", memory_mb)
+        taken.clear()
+        out = Rank(model, table).run(request, given, 120)
+        torch.testing.assert_close(out.scores, truth.scores, atol=1e-5, rtol=0)
+        assert (out.keys == truth.keys).float().mean() > 0.99  # the last bits may part what nearly ties
+        assert len(taken) == calls
+        assert max(taken) <= max(memory_mb * 2**20, table.taken_bytes)
+    table_now = DeltaTable(table)
+    table_now.upsert(
+        torch.tensor([200]), Batch(tokens=torch.ones(1, 40, 8), tokens_length=torch.tensor([40]))
+    )
+    assert table_now.taken_bytes == 40 * 8 * 4
+
+
+def test_one_query_with_little_time_is_scored_in_pieces_of_some_hundred_pairs(late, monkeypatch):
+    model, table, request, _ = late
+    sizes = []
+    take = ItemTable.take
+    monkeypatch.setattr(ItemTable, "take", lambda self, keys: sizes.append(keys.numel()) or take(self, keys))
+    one = replace(request.rows(0, 1), deadline=Deadline.after_ms(60_000))
+    Rank(model, table).run(
+        one, Candidates(torch.arange(200).repeat(1, 6)[:, :1100], torch.zeros(1, 1100)), 10
+    )
+    assert sizes == [PIECE, PIECE, 1100 - 2 * PIECE]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.index.base import Index
-from twotower.index.build import IndexConfig, build_index, load_index
+from twotower.index.build import IndexConfig, TokenIndex, build_index, load_index
 from twotower.index.delta import DeltaIndex
+from twotower.index.exact_tokens import ExactTokens
 from twotower.index.multivector import MultiVectorConfig, MultiVectorIndex
 from twotower.index.multivector_delta import MultiVectorDelta
 from twotower.types import NO_ITEM, Candidates, Ragged
@@ -25,6 +26,7 @@ RECALL_FLOOR = {
     "IVF16,Flat": 0.9,
     "RR16,IVF16,SQ8": 0.9,
     "multi-vector": 0.95,
+    "exact multi-vector": 1.0,
 }
 ITEMS, DIM = 2_000, 16
 
@@ -38,7 +40,10 @@ class Member(NamedTuple):
     def build(self, vectors: Tensor, keys: Tensor | None = None, produced_by: str = "model") -> Index:
         if self.name == "multi-vector":
             config = MultiVectorConfig(storage="float32")
-            many = MultiVectorIndex.build(vectors, keys, produced_by, config=config)
+            many: TokenIndex = MultiVectorIndex.build(vectors, keys, produced_by, config=config)
+            return changed(MultiVectorDelta(many), vectors, keys, one_each) if self.delta else many
+        if self.name == "exact multi-vector":
+            many = ExactTokens.build(vectors, keys, produced_by)
             return changed(MultiVectorDelta(many), vectors, keys, one_each) if self.delta else many
         config = IndexConfig()
         if self.name != "exact":
@@ -49,12 +54,14 @@ class Member(NamedTuple):
 
     def load(self, directory: Path, expect: str | None = None) -> Index:
         """Whatever the directory holds."""
-        load = MultiVectorIndex.load if self.name == "multi-vector" else load_index
-        return load(directory, expect)
+        return load_index(directory, expect)
 
 
 MEMBERS = [Member(name) for name in RECALL_FLOOR]
-MEMBERS += [Member(name, delta=True) for name in ("exact", "HNSW16", "RR16,IVF16,SQ8", "multi-vector")]
+MEMBERS += [
+    Member(name, delta=True)
+    for name in ("exact", "HNSW16", "RR16,IVF16,SQ8", "multi-vector", "exact multi-vector")
+]
 
 
 @pytest.fixture(params=MEMBERS, ids=lambda member: f"delta over {member.name}" * member.delta or member.name)

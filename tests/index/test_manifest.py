@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from twotower.errors import MismatchError, StorageError
 from twotower.index.build import load_index
@@ -177,3 +178,22 @@ def test_tensors_come_back_bit_for_bit_and_privately(tmp_path: Path, dtype: str)
         artefact.tensor("a.bin", (3, 3), dtype)
     with pytest.raises(StorageError, match=r"no file 'b\.bin'"):
         artefact.tensor("b.bin", (3, 3), dtype)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(9.0).reshape(3, 3)[1:2, 1:2],
+        torch.arange(9.0).reshape(3, 3)[:, ::2][1:2, :0],
+        torch.tensor(7).expand(1),
+        torch.arange(6)[::6],
+    ],
+    ids=lambda tensor: f"{tuple(tensor.shape)} {tensor.stride()}",
+)
+def test_a_tensor_of_hardly_anything_is_kept_whatever_its_strides(tensor: Tensor, tmp_path: Path) -> None:
+    with publish(tmp_path, kind="thing", produced_by="model", about={}) as draft:
+        write_tensor(draft / "one.bin", tensor)
+    kept = open_artefact(tmp_path, "thing").tensor(
+        "one.bin", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    )
+    assert torch.equal(kept, tensor)

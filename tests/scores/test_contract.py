@@ -7,6 +7,7 @@ import torch
 
 from twotower.errors import ConfigError
 from twotower.scores.dot import cosine, dot
+from twotower.scores.maxsim import maxsim
 from twotower.scores.mixture import mixture
 from twotower.scores.multihead import multihead
 
@@ -49,6 +50,7 @@ SCORERS = {  # name: scorer, naive score of one pair, shape of one representatio
         (3, 3),
     ),
     "multihead": (multihead, naive_multihead, (3, 7)),
+    "maxsim": (maxsim, naive_multihead, (3, 7)),
 }
 Q, C, K = 4, 9, 5
 

@@ -48,7 +48,7 @@ class Rank(Stage):
         Q, K = candidates.keys.shape
         if not Q or not K:
             return rank_pair(self.name, candidates.best(k))
-        most = max(1, min(self.pairs_at_once, MEMORY_MB * 2**20 // max(1, self.table.taken_bytes)))
+        most = max(1, min(self.pairs_at_once, int(MEMORY_MB * 2**20) // max(1, self.table.taken_bytes)))
         rows = min(Q, max(1, most // K))
         scores = torch.cat([self._scores(request, candidates, s, s + rows, most) for s in range(0, Q, rows)])
         ranked = Candidates(candidates.keys, scores.float(), candidates.pair).sorted().best(k)
