@@ -22,7 +22,7 @@ BuiltIndex = VectorIndex | TokenIndex
 
 
 class IndexConfig(Config):
-    """Which index, and what a search may spend. Items of many vectors: exact, or kind multivector."""
+    """Which index, and what a search may spend; for items of many vectors, of these two the exact one."""
 
     kind: Literal["exact", "faiss"] = "exact"
     factory: str = Field("HNSW32", description="faiss: factory string, such as HNSW32 or IVF256,Flat")
