@@ -10,6 +10,8 @@ from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError, MismatchError
 from twotower.index.build import IndexConfig, build_index
 from twotower.index.exact import ExactIndex
+from twotower.index.multivector import MultiVectorConfig
+from twotower.index.ragged_rows import packed
 from twotower.models.catalogue import make_model
 from twotower.types import NO_ITEM, Batch, Candidates, Ragged
 
@@ -42,6 +44,33 @@ def test_only_a_dot_model_retrieves():
     model = make_model("dcn-v2", SPEC, {"embedding": 2, "layers": [4]})
     with pytest.raises(ConfigError, match="DCNv2 is 'joint'"):
         Retrieve(model, ExactIndex.build(torch.zeros(3, 4), produced_by=model.digest()))
+
+
+def test_a_late_model_retrieves_by_tokens_or_not_at_all():
+    spec = FeatureSpec(
+        columns=(
+            Column(name="asked", kind="text", side="query", size=40, width=4, tokenizer="words"),
+            Column(name="body", kind="text", side="item", size=40, width=6, tokenizer="words"),
+        )
+    )
+    torch.manual_seed(0)
+    query, items = Batch(asked=torch.randint(2, 40, (3, 4))), Batch(body=torch.randint(2, 40, (50, 6)))
+    kernels = make_model("knrm", spec, {"text": {"kind": "table", "dim": 8}})
+    with pytest.raises(ConfigError, match="MaxSim over tokens; KNRM is 'late': let it rank"):
+        Retrieve(kernels, ExactIndex.build(torch.zeros(3, 4), produced_by=kernels.item_digest()))
+    model = make_model("colbert", spec, {"text": {"kind": "table", "dim": 8}, "dim": 8}).eval()
+    with torch.inference_mode():
+        rep = model.encode_item(items)
+        scores = model.score(model.encode_query(query), rep)
+    tokens = packed(rep["tokens"].clone(), rep["tokens_length"].clone())
+    for config in (IndexConfig(), MultiVectorConfig(storage="float32")):
+        index = build_index(config, tokens, produced_by=model.item_digest())
+        for allow in (None, torch.arange(50) % 7 == 0, torch.arange(50) % 7 > 0):
+            out = Retrieve(model, index).run(Request(query, allow=allow), None, 60)
+            shown = torch.ones(50, dtype=torch.bool) if allow is None else allow
+            truth = best_allowed(scores, 60, shown, Ragged.of([[], [], []]))
+            assert torch.equal(out.keys[:, :50], truth.keys)
+            torch.testing.assert_close(out.scores[:, :50], truth.scores, atol=1e-5, rtol=0)
 
 
 def test_dropout_is_off_when_retrieving():

@@ -68,9 +68,13 @@ def test_equals_a_loop_with_and_without_what_is_excluded() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
 @pytest.mark.parametrize("own", [False, True])
-def test_equals_a_loop_over_what_is_allowed(share: float, own: bool) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_equals_a_loop_over_what_is_allowed(share: float, own: bool, exact: bool, monkeypatch) -> None:
+    """Of a multi-vector index as well: where few are allowed it scores these, and nearly all of so few."""
+    monkeypatch.setattr("twotower.index.filtered.ITEMS_AT_ONCE", 4)
     items, query = world()
-    index = ExactTokens.build(ragged(items))
+    config = IndexConfig() if exact else MultiVectorConfig(storage="float32", rescored=10)
+    index = build_index(config, ragged(items))
     shape = (QUERIES, ITEMS) if own else (ITEMS,)
     allow = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < share
     exclude = Ragged.of([[q] for q in range(QUERIES)])

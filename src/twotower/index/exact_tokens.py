@@ -32,6 +32,10 @@ class Tokens(Keyed):
     keys: Tensor  # (C,) int64, rising
     rows: Ragged  # (N, D) float32
 
+    def take(self, positions: Tensor) -> Ragged:
+        """Those of chosen items."""
+        return self.rows.take(positions)
+
     def part(self, start: int, stop: int) -> Ragged:
         """Those of the items at positions start .. stop-1; a view."""
         offsets = self.rows.offsets[start : stop + 1]

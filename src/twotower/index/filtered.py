@@ -16,8 +16,11 @@ from torch import Tensor
 
 from twotower.errors import ConfigError
 from twotower.index.base import Index
+from twotower.index.build import TokenIndex
 from twotower.index.exact import ExactIndex
+from twotower.index.exact_tokens import ExactTokens, Tokens
 from twotower.index.faiss_index import FaissIndex
+from twotower.index.multivector import ITEMS_AT_ONCE
 from twotower.index.vectors import Vectors
 from twotower.scores.catalogue import top_k, top_k_of
 from twotower.scores.dot import dot
@@ -46,7 +49,7 @@ def search_allowed(
     Parameters
     ----------
     query
-        (Q, D) floats.
+        (Q, D) floats; (Q, L, D) for items of many vectors.
     allow
         By item key, (N,) for all queries or (Q, N) for each; items beyond N are not allowed. None allows all.
     exclude
@@ -69,6 +72,10 @@ def search_allowed(
         return _exactly(index.vectors, query, k, allow, exclude)
     if isinstance(index, FaissIndex):
         return _by_faiss(index, query, k, allow, exclude)
+    if isinstance(index, TokenIndex) and allow.dim() == 1:
+        shown = allowed_at(allow, index.vectors.keys).nonzero()[:, 0]
+        if len(shown) <= EXACT_SHARE * len(index):
+            return _by_all_tokens(index, query, k, shown, exclude)
 
     def search(rows: Tensor, n: int) -> Candidates:
         return index.search(query[rows], n, None if exclude is None else exclude.take(rows))
@@ -139,6 +146,19 @@ def _by_faiss(index: FaissIndex, query: Tensor, k: int, allow: Tensor, exclude: 
         found = _exactly(index.vectors, query[rows], k, _own(allow, rows), _take(exclude, rows))
         _put(out, rows, found)
     return out
+
+
+def _by_all_tokens(
+    index: TokenIndex, query: Tensor, k: int, positions: Tensor, exclude: Ragged | None
+) -> Candidates:
+    """Exact MaxSim over the items at these rising positions alone, as the index keeps them."""
+    best = _empty(len(query), k)
+    for some in torch.split(positions, ITEMS_AT_ONCE):
+        few = ExactTokens(Tokens(index.vectors.keys[some], index.vectors.take(some)))
+        found = few.search(query, k, exclude)
+        both = Candidates(torch.cat([best.keys, found.keys], 1), torch.cat([best.scores, found.scores], 1))
+        best = both.sorted().best(k)
+    return best
 
 
 def _exactly(vectors: Vectors, query: Tensor, k: int, allow: Tensor, exclude: Ragged | None) -> Candidates:
