@@ -15,13 +15,15 @@ from twotower.cascade.retrieve import Retrieve
 from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.evaluate.experiment import request_of
 from twotower.index.exact_tokens import ExactTokens
+from twotower.index.item_table import ItemTable
 from twotower.index.multivector import MultiVectorIndex
 from twotower.pipeline.answer import Answerer
+from twotower.pipeline.assembly import searched
 from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.bundles.live import LiveBundle
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
-from twotower.types import Ragged
+from twotower.types import Ragged, Rep, RepSpec
 
 APPROXIMATE = {"kind": "multivector", "bits": 4, "probes": 8, "candidates": 2, "rescored": 2}
 MODEL: dict[str, Any] = {
@@ -233,3 +235,25 @@ def test_an_index_that_does_not_fit_is_refused_before_anything_is_trained():
     similar = {"name": "like", "k": 5, "similar": "towers", "index": APPROXIMATE}
     with pytest.raises(ConfigError, match="multivector finds items of many vectors"):
         Recipe.parse(recipe({"stage": "retrieve", "k": 5, "sources": [similar]}, towers=towers))
+
+
+def test_a_model_that_keeps_no_tokens_says_so(run):
+    model = first(run).model
+    table = ItemTable(Rep(gist=torch.ones(3, 2)), (RepSpec("gist", (2,)),), "digest")
+    with pytest.raises(ConfigError, match=r"ColBERT cannot retrieve: it keeps gist of an item; .* max_sim"):
+        searched(model, table)
+
+
+def test_its_lists_teach_towers_what_is_hard(collection, tmp_path):
+    hard = {"kind": "in-batch", "log_q": "none", "hard": {"by": ["tokens"], "n": 1}}
+    towers = {**MODEL, "model": "dual-encoder", "config": {"text": {"kind": "table", "dim": 8}}}
+    stages = (
+        {"stage": "retrieve", "k": 20, "model": "towers"},
+        {"stage": "prerank", "model": "tokens", "k": 10},
+    )
+    plain = recipe(*stages, towers={**towers, "objective": hard})
+    said: list[str] = []
+    pipeline = Pipeline(Recipe.parse(plain), tmp_path, data=collection, say=said.append)
+    pipeline.prepare()
+    pipeline.train()
+    assert any("hard" in line for line in said)
