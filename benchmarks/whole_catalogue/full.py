@@ -35,8 +35,7 @@ class RankAll(Stage):
         else:
             assert reads == (f"{retrieve.name}_score",), f"only a score can be given for all items: {reads}"
             self.retriever, self.field = retrieve.model, reads[0]
-            assert isinstance(retrieve.index, ExactIndex | FaissIndex)
-            self.vectors = retrieve.index.vectors.values  # (N, D), in the order of the keys
+            self.vectors = vectors_of(retrieve)
 
     @torch.inference_mode()
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
@@ -58,3 +57,9 @@ class RankAll(Stage):
     @property
     def bytes_per_item(self) -> float:
         return self.rank.bytes_per_item
+
+
+def vectors_of(retrieve: Retrieve) -> Tensor:
+    """(N, D) the vectors of all items, in the order of their keys."""
+    assert isinstance(retrieve.index, ExactIndex | FaissIndex)
+    return retrieve.index.vectors.values

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.whole_catalogue.full import vectors_of
 from benchmarks.whole_catalogue.planning import Planned, plan
 from benchmarks.whole_catalogue.ranked import answers, ranked
 from benchmarks.whole_catalogue.settings import Setting
 from benchmarks.whole_catalogue.stages import Stages, cut
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.rank import Rank
 from twotower.evaluate.experiment import request_of
 from twotower.evaluate.latency import one_thread
 from twotower.evaluate.task import Task
@@ -34,6 +36,7 @@ FULL = "whole catalogue"
 def judged(stages: Stages, setting: Setting, lists: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The cell, and nDCG@10 of every test query by system; ``lists`` is where full rankings are kept."""
     prepared, seed = stages.prepared, stages.pipeline.recipe.seed
+    warm(stages)
     task, notes = validation_task(prepared, "fresh", setting.planned_by, seed)
     few = task.take(torch.arange(min(len(task), setting.compared_by)))
     reference = ranked(stages.full, few, 20, lists).keys[:, :10]
@@ -128,6 +131,14 @@ def times(funnels: Mapping[str, Cascade], task: Task, requests: int, seed: int) 
             pairs = zip(ms, took[FULL][clock], strict=True)
             found[name][f"{clock}_share"] = statistics.median(own / full for own, full in pairs)
     return found
+
+
+def warm(stages: Stages) -> None:
+    """Touch every page of what is mapped from disk: a server has answered before."""
+    tables = [stage.table for stage in stages.cascade.stages if isinstance(stage, Rank)]
+    tensors = [tensor for table in tables for tensor in table.slice(0, table.rows).values()]
+    for tensor in (*tensors, vectors_of(stages.retrieve)):
+        tensor.flatten()[:: 4096 // tensor.itemsize].double().sum()
 
 
 def off_distribution(stages: Stages, lists: Path) -> dict[str, Any]:

@@ -42,7 +42,6 @@ def plan(
     setting: Setting,
     seed: int,
     kept: Path,
-    rounds: int = 30,
 ) -> Planned:
     """The planner's choice (`Limits`: safe) among the depths that agree with the full ranking.
 
@@ -50,6 +49,7 @@ def plan(
     its ten are what is to be found. Items are stored as deep as each model can; where no plan agrees, the one
     that agrees most is taken, and ``agreed`` says so. A plan that lies in ``kept`` is not made again.
     """
+    rounds = setting.rounds
     makers = [s.model.digest() for s in cascade.stages if isinstance(s, Rank | Retrieve)]
     mark = fingerprint(str(cascade), makers, setting.depths, setting.floor, task.query_keys.tolist(), rounds)
     path = kept / f"plan-{mark}.json"

@@ -23,6 +23,7 @@ class Setting:
     planned_by: int = 2_000  # validation queries at most
     compared_by: int = 500  # of them, those for which the whole catalogue is ranked
     timed: int = 200  # test requests
+    rounds: int = 30  # single requests behind the planner's costs
     drawn: tuple[int, int] | None = (100, 100)
     """Retrieved and drawn items of a list that teaches a ranker; None where it learns from clicks."""
 

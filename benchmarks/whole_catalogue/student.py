@@ -28,7 +28,7 @@ MINED = 2000
 """So many of its own first items are shown to the teacher,"""
 BEST, OTHERS, DRAWN = 80, 80, 40
 """of which a list holds the teacher's best, some others, and some drawn from the whole catalogue."""
-USERS, ROUNDS = 6_000, 3
+USERS, ROUNDS = 6_000, 2
 """Users are drawn anew in each round."""
 SETTINGS = TrainSettings(epochs=2, batch_size=64, learning_rate=1e-3, schedule="cosine", clip_norm=1.0)
 

@@ -24,7 +24,7 @@ from twotower.pipeline.recipe import Recipe
 
 WORLD = {"reader": "synthetic", "n_items": 200, "n_queries": 200, "requests_per_query": 8}
 DEPTHS = {"retrieve": (20, 50), "prerank": (10, 20)}
-GRID: dict[str, Any] = {**DEPTHS, "planned_by": 60, "compared_by": 20, "timed": 3}
+GRID: dict[str, Any] = {**DEPTHS, "planned_by": 60, "compared_by": 20, "timed": 3, "rounds": 2}
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
