@@ -23,7 +23,7 @@ ROWS = [("q1", "d1", 2), ("q1", "d2", 0), ("q2", "d1", -1)]
         "q1\td1\t2\nq1\td2\t0\nq2\td1\t-1",
         "q1 0 d1 2\nq1 Q0 d2 0\n\nq2 0 d1 -1\n",
         "q1  d1 2 \r\nq1 d2  0 \r\n q2 d1 -1\r\n",
-        gzip.compress(b"query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n"),
+        gzip.compress(b"query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n", mtime=0),
     ],
 )
 def test_every_form_holds_the_same(tmp_path, text):
