@@ -50,7 +50,6 @@ SENTENCES = (2, 5)
 EFFORTS = [
     Effort(probes=8),
     Effort(probes=16),
-    Effort(probes=64),
     Effort(candidates=10),
     Effort(candidates=40),
     Effort(rescored=2),
@@ -292,7 +291,7 @@ def main() -> None:
     size, chunk, settings = best_setting(documents, sorted(made.queries, key=len)[len(made.queries) // 2 :])
     print("exact:", size, "queries,", chunk, "MB", settings, flush=True)
     coded = {bits: in_bits(index, made, bits) for bits in BITS}
-    asked = [Answers(index, Effort()), Answers(coded[2], Effort())]
+    asked = [Answers(index, effort) for effort in WHOLE] + [Answers(coded[2], Effort())]
     tried = [Answers(index, effort) for effort in EFFORTS]
     tried += [Answers(coded[bits], Effort()) for bits in BITS if bits != 2]
     exact_ms: list[float] = []
