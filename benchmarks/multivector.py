@@ -47,6 +47,8 @@ from twotower.types import Candidates, Ragged
 
 DIM, K, MOST = 64, 100, 96
 SENTENCES = (2, 5)
+WHOLE = (Effort(), Effort(probes=48, rescored=4), Effort(probes=64))
+"""Answer all queries; the two wider ones were picked on the first 40 of them."""
 EFFORTS = [
     Effort(probes=8),
     Effort(probes=16),
