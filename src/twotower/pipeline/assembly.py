@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,7 +81,10 @@ class Assembly:
                 index.save(self.space.index(name))
         for store in planned:
             self._built(name, model.at_store(store), self.space.table(name, store))
-        shutil.rmtree(self.space.vectors(name), ignore_errors=True)
+        vectors = self.space.vectors(name)
+        shutil.rmtree(vectors, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another model's are still there, or there never were any
+            vectors.parent.rmdir()
         self.space.finish(step, mark)
 
     def encode_all(self, name: str, model: Model, directory: Path | None = None) -> ItemTable:
