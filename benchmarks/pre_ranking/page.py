@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pre_ranking import opening, replication, sections
+from benchmarks.pre_ranking import opening, replication, sections, sequences_section
 from benchmarks.pre_ranking.claims import judge, missing
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.differences import differences
@@ -58,7 +58,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
     yield sections.search(results)
     yield sections.systems(results.systems("learning"), "## Learning to pre-rank", sections.LEARNING)
     yield differences(results.root / "learning")
-    yield sections.sequences(results)
+    yield sequences_section.sequences(results)
     if (results.root / "replication").is_dir():
         yield sections.REPLICATION + "\n\n" + replication.table(results.root / "replication")
     yield _tsne(results, pictures)

@@ -31,31 +31,6 @@ LEARNING = (
     "first rows of a table are the orders of the stages around it. On MovieLens the ranker hardly "
     "leaves the retriever's order, so that agreeing with it is agreeing with the retriever."
 )
-SEQUENCES = (
-    "## Leave-last-out: sequences, the whole catalogue\n\n"
-    "MovieLens 1M, the last item of a user tested, the one before it validation, the whole catalogue "
-    "ranked without what the user had seen. `two-tower` is the retriever of the committed recipe (full "
-    "softmax, 30 epochs); `two-tower-elapsed` is also told how long each event was the last one, up to the "
-    "moment of the request (`history: {elapsed: true}`): the models of the literature's figures are not. "
-    "`mol-further` is a mixture of logits on the same tower, its heads at random first, trained on by "
-    "sampled softmax; `two-tower-further` is the inner product trained on in the same way."
-)
-EXACT = (
-    "In our copy, {estimated:,} of the {users:,} users have ratings whose times are estimated, a quarter of "
-    "theirs, all at one moment and so without order. The columns called exact are of the other users. That "
-    "these are answered better is not the order alone: baselines that know no order show the same gap."
-)
-WAITS = (
-    ("same second", 0, 1),
-    ("to a minute", 1, 60),
-    ("to an hour", 60, 3600),
-    ("to a day", 3600, 86_400),
-    ("longer", 86_400, 1 << 62),
-)
-WAITED = (
-    "By how long ago the user's last rating was when the tested one came. MovieLens wrote whole pages of "
-    "ratings down in one second; a tower that knows times can tell such a page from a user who comes back."
-)
 REPLICATION = (
     "## Replication: the published IntTower protocol, with and without its leaks\n\n"
     "The script published with IntTower shows rows statistics that hold their own label, and stops training "
@@ -288,41 +263,6 @@ def systems(cells: list[Cell], title: str, text: str) -> str:
         about = f"### {DATA[data].title if data in DATA else data}"
         parts += [about, markdown(["system", *names, "seeds"], rows)]
     return "\n\n".join(parts)
-
-
-def sequences(results: Results) -> str:
-    """Next item over the catalogue, for all users and for those whose events have an order."""
-    cells = results.systems("sequences")
-    if not cells:
-        return ""
-    names = list(cells[0]["metrics"])
-    exact = results.exact_sequences()
-    head = ["system", *names, *(f"{name}, exact" for name in names if exact is not None), "seeds"]
-    rows = []
-    for system in dict.fromkeys(cell["system"] for cell in cells):
-        own = [cell for cell in cells if cell["system"] == system]
-        figures = [spread(values(own, "metrics", name)) for name in names]
-        if exact is not None:
-            per_query = [results.per_query("sequences", cell) for cell in own]
-            figures += [spread([float(found[name][exact].mean()) for found in per_query]) for name in names]
-        rows.append([f"`{system}`", *figures, str(len(own))])
-    parts = [SEQUENCES, markdown(head, rows)]
-    if exact is not None:
-        parts.append(EXACT.format(estimated=int((~exact).sum()), users=len(exact)))
-    return "\n\n".join([*parts, *_by_wait(results, cells)])
-
-
-def _by_wait(results: Results, cells: list[dict[str, Any]]) -> list[str]:
-    """nDCG@10 by how long ago the user's last event was: where a tower that knows times gains."""
-    waited = results.waited()
-    if waited is None:
-        return []
-    inside = [(waited >= low) & (waited < high) for _, low, high in WAITS]
-    rows = [["queries", *(f"{int(chosen.sum()):,}" for chosen in inside)]]
-    for system in dict.fromkeys(cell["system"] for cell in cells):
-        own = [results.per_query("sequences", cell) for cell in cells if cell["system"] == system]
-        rows.append([f"`{system}`", *(spread([float(q["nDCG@10"][c].mean()) for q in own]) for c in inside)])
-    return [WAITED, markdown(["nDCG@10", *(name for name, _, _ in WAITS)], rows)]
 
 
 def _figure(found: list[Any]) -> str:

@@ -170,7 +170,7 @@ def test_wrong_options_and_texts_are_named() -> None:
     with pytest.raises(ConfigError, match="k1 of at least 0"):
         BM25(k1=-1)
     with pytest.raises(ConfigError, match="'bm25l' of BM25; known: atire"):
-        BM25(variant="bm25l")  # type: ignore[arg-type]
+        BM25(variant="bm25l")
     with pytest.raises(ConfigError, match="call fit first"):
         BM25().search(torch.tensor([[2]]), 1)
     with pytest.raises(DataError, match="not one of 2 documents holds a known token"):
