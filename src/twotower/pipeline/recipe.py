@@ -48,7 +48,8 @@ class HistoryOption(Config):
         False, description="leave out what happened at the target's own time, whatever the row order says"
     )
     elapsed: bool = Option(
-        False, description="also how long each event was the last one; a model's history must ask for it too"
+        False,
+        description="also the seconds that each event was the last one; a model's history must ask for it too",
     )
 
 
