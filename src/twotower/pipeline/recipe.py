@@ -49,7 +49,7 @@ class HistoryOption(Config):
     )
     elapsed: bool = Option(
         False,
-        description="also the seconds that each event was the last one; a model's history must ask for it too",
+        description="also the seconds each event was the last one; a model's history must ask for it too",
     )
 
 
