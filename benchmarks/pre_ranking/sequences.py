@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,16 @@ def start_from(earlier: Model) -> Any:
     return start
 
 
-def run_cell(made: Prepared, system: str, seed: int, weights: Path) -> None:
-    path = CELLS / f"{system}-{seed}.json"
-    if path.exists():
-        return
-    recipe = recipe_of(system, seed)
-    prepared = Prepared(recipe, made.dataset, made.split, made.features)
-    start = None if not system.endswith("further") else start_from(load_model(weights / f"two-tower-{seed}"))
+def trained(prepared: Prepared, system: str, seed: int, weights: Path) -> tuple[Model, dict[str, Any]]:
+    """The model, and how its training went; kept below ``weights``, where `benchmarks.ml1m_funnels` may have
+    put one. What starts from the two-tower trains that first if it is not there."""
+    kept = weights / f"{system}-{seed}"
+    if (kept / "model.json").exists():
+        return load_model(kept), {"trained": "earlier"}
+    start = None
+    if system.endswith("further"):
+        tower = replace(prepared, recipe=recipe_of("two-tower", seed))
+        start = start_from(trained(tower, "two-tower", seed, weights)[0])
     epochs: list[dict[str, float]] = []
 
     def listen(event: Event) -> None:
@@ -98,16 +102,23 @@ def run_cell(made: Prepared, system: str, seed: int, weights: Path) -> None:
             epochs.append({"epoch": event.epoch, **event.metrics})
             print(f"{system} seed {seed} epoch {event.epoch}: {event.metrics}", flush=True)
 
-    about, cpu, kept = machine(), time.process_time(), weights / f"{system}-{seed}"
-    how: dict[str, Any]
-    if (kept / "model.json").exists():  # trained before, by this or by `benchmarks.ml1m_funnels`
-        model, how = load_model(kept), {"trained": "earlier"}
-    else:
-        model, result = train_model(
-            prepared, "retriever", start=start, directory=weights / f"training-{system}-{seed}", events=listen
-        )
-        save_model(model, recipe.models["retriever"].model, kept)
-        how = {"valid": epochs, "best_epoch": result.best_epoch, "cpu_seconds": time.process_time() - cpu}
+    cpu, directory = time.process_time(), weights / f"training-{system}-{seed}"
+    model, result = train_model(prepared, "retriever", start=start, directory=directory, events=listen)
+    save_model(model, prepared.recipe.models["retriever"].model, kept)
+    return model, {
+        "valid": epochs,
+        "best_epoch": result.best_epoch,
+        "cpu_seconds": time.process_time() - cpu,
+    }
+
+
+def run_cell(made: Prepared, system: str, seed: int, weights: Path) -> None:
+    if (CELLS / f"{system}-{seed}.json").exists():
+        return
+    about = machine()
+    recipe = recipe_of(system, seed)
+    prepared = Prepared(recipe, made.dataset, made.split, made.features)
+    model, how = trained(prepared, system, seed, weights)
     task = prepared.task("test")
     values = evaluate(best_of_catalogue(model, prepared.items, task, 100), task.relevant, MEASURES)
     more = {
