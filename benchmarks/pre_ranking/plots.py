@@ -118,8 +118,8 @@ def forest(verdicts: list[Verdict], path: Path) -> None:
 
 
 def clouds(panels: dict[str, dict[str, Any]], path: Path) -> None:
-    """Panel title -> name of a cloud -> (n, 2) places."""
-    colours = {"users": GREY, "liked items": DECOUPLED, "disliked items": JOINT}
+    """Panel title -> name of a cloud -> (n, 2) places; all panels have the clouds of the first."""
+    colours = dict(zip(next(iter(panels.values())), (GREY, DECOUPLED, JOINT), strict=False))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(5.2 * len(panels), 5), layout="constrained", squeeze=False
     )

@@ -1,5 +1,8 @@
+import numpy as np
 import pytest
 import torch
+from benchmarks.pre_ranking.files import write_arrays
+from benchmarks.text import dual
 from benchmarks.text.cells import difference, judged
 from benchmarks.text.learning import in_turn
 from benchmarks.text.probe import pairs, separability
@@ -47,3 +50,11 @@ def test_seeds_are_averaged_before_systems_are_paired():
     gain = difference(ours, [judged({"nDCG@10": [0.2, 0.4]})])
     assert gain.mean == pytest.approx(0.1)
     assert (gain.low, gain.high) == pytest.approx((0.1, 0.1))
+
+
+def test_a_collection_is_drawn_from_the_places_that_are_there(tmp_path):
+    pytest.importorskip("matplotlib")
+    places = {side: np.zeros((3, 2), dtype=np.float32) for side in dual.SIDES}
+    write_arrays(tmp_path / "cells" / "dual" / "scifact" / "sde-places.npz", **places)
+    dual.draw(tmp_path / "cells", tmp_path / "pictures")
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["scifact.png"]
