@@ -26,9 +26,9 @@ from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, save_model
 from twotower.pipeline.learning import train_model
+from twotower.pipeline.order import share_taught
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.served import dealt
-from twotower.pipeline.untaught import share_taught
 from twotower.types import Batch
 
 Say = Callable[[str], None]

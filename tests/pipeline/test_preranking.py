@@ -1,10 +1,13 @@
 """A pre-ranker between the two, taught by the ranker behind it."""
 
+import json
+
 import pytest
 import torch
 
 from twotower.cascade.cascade import Cascade
 from twotower.errors import ConfigError
+from twotower.evaluate.experiment import request_of
 from twotower.metrics.consistency import measure_served
 from twotower.metrics.ranking import average
 from twotower.models.catalogue import load_model, make_model
@@ -14,9 +17,10 @@ from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.preranking import train_on_stages
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.replay import replay
-from twotower.pipeline.served import ServedValidation, dealt, gains_of, is_relevant, reorder, serve
+from twotower.pipeline.served import ServedValidation, dealt, gains_of, is_relevant, reorder, scores_by, serve
 from twotower.train.lists import FullStageConfig
 from twotower.train.settings import TrainSettings
+from twotower.types import NO_ITEM
 
 PRERANKER = {
     "model": "two-tower",
@@ -85,6 +89,39 @@ def test_the_teacher_trains_before_its_pupil_and_stands_behind_it(three, tmp_pat
         del said[:]
         Pipeline(Recipe.parse(three(change)), tmp_path, say=said.append).train()
         assert [line.split(":")[0] for line in said if ": training" in line] == trains, change
+
+
+def test_a_preranker_that_reads_the_retriever_learns_the_rankers_order_on_served_lists(three, tmp_path):
+    plain = three(
+        "models.light.model=cold",
+        "models.light.config={embedding: 4, layers: [8], norm: none, pair: [retrieve_score, retrieve_rank]}",
+        "models.light.objective={kind: lists, teacher: ranker, liked: 0, share: 0.5}",
+        "models.light.train={epochs: 6, batch_size: 16, learning_rate: 0.01}",
+    )
+    said = []
+    pipeline = Pipeline(Recipe.parse(plain), tmp_path, say=said.append)
+    pipeline.prepare()
+    pipeline.train()
+    assert [line.split(":")[0] for line in said if ": training" in line] == ["retriever", "ranker", "light"]
+    epochs = json.loads((tmp_path / "models/light/result.json").read_text())["history"]
+    assert "loss/list" not in epochs[0]  # no label was looked at
+    assert epochs[-1]["loss/distil"] < epochs[0]["loss/distil"]
+    assert epochs[-1]["nDCG@10 by ranker"] > epochs[0]["nDCG@10 by ranker"]  # on queries that taught neither
+
+
+def test_scores_of_given_items_stand_in_their_own_order(three, tmp_path):
+    pipeline = Pipeline(Recipe.parse(three()), tmp_path)
+    pipeline.prepare()
+    pipeline.train()
+    retrieve, _, ranker = pipeline.cascade().stages
+    task = pipeline.prepared.task("valid")
+    served = serve(Cascade(retrieve), task)
+    scores = scores_by(ranker, request_of(task), served.keys, served.pair, requests_at_once=7)
+    ranked = reorder(ranker, task, served)
+    for row in range(len(task)):
+        theirs = dict(zip(ranked.keys[row].tolist(), ranked.scores[row].tolist(), strict=True))
+        for key, score in zip(served.keys[row].tolist(), scores[row].tolist(), strict=True):
+            assert key == NO_ITEM or score == pytest.approx(theirs[key], abs=1e-5)
 
 
 def test_a_preranker_without_a_teacher_learns_from_the_log(three, tmp_path):

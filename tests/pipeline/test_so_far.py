@@ -11,9 +11,10 @@ import pytest
 
 from twotower.cascade.cascade import Cascade
 from twotower.evaluate.experiment import run_cascade
+from twotower.pipeline.order import share_taught
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.untaught import share_taught, validation_task
+from twotower.pipeline.untaught import validation_task
 
 
 def steps(run: Path) -> list[dict]:

@@ -157,3 +157,22 @@ def test_lists_by_other_losses(loss, function, count):
     weight = None if count == "lists" else GAINS.sum(1)
     expected = function(scores(), GAINS, KEYS >= 0, weight)
     torch.testing.assert_close(objective(model().eval(), EXAMPLES)["list"], expected)
+
+
+@pytest.mark.parametrize("liked", [0, 0.5])
+def test_lists_with_a_teacher_follow_what_was_liked_and_its_scores(liked):
+    plain = {"teacher": "ranker", "liked": liked, "distil": {"loss": "mse", "weight": 3.0}}
+    found = make_objective(ListsConfig.parse(plain), ITEMS, torch.ones(12), 0)(model().eval(), EXAMPLES)
+    torch.testing.assert_close(found["distil"], 3 * distil.mse(scores(), TEACHER, ~TEACHER.isnan()))
+    assert list(found) == (["list", "distil"] if liked else ["distil"])
+    if liked:
+        alone = make_objective(ListsConfig(), ITEMS, torch.ones(12), 0)(model().eval(), EXAMPLES)
+        torch.testing.assert_close(found["list"], liked * alone["list"])
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"), [({"distil": {}}, "distil needs a teacher"), ({"liked": 0}, "liked: 0")]
+)
+def test_lists_that_teach_nothing_are_refused(plain, message):
+    with pytest.raises(ConfigError, match=message):
+        ListsConfig.parse(plain)

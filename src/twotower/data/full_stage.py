@@ -26,6 +26,9 @@ from twotower.data.sharding import Share, generator_at, random_order
 from twotower.errors import ConfigError, DataError
 from twotower.types import NO_ITEM, Batch, Ragged
 
+TEACHER_SCORE = "teacher_score"
+"""The pair field of lists that a teacher has scored; NaN where it has not."""
+
 
 class Role(IntEnum):
     """How far a candidate came; -1 marks an empty slot."""
@@ -149,7 +152,7 @@ class FullStage:
 
 
 class FullStageBatches:
-    """Batches of drawn lists: own candidates (B, W) with ``role`` and ``teacher_score`` as pair fields.
+    """Batches of drawn lists: own candidates (B, W) with ``role`` and `TEACHER_SCORE` as pair fields.
 
     Labels are the gains. A model is shown no pair field that it does not declare, so roles and teacher are
     the objective's alone. What is drawn depends on (seed, epoch, step).
@@ -238,7 +241,7 @@ class FullStageBatches:
             positions = None if samples.positions is None else samples.positions[at]
             times = None if samples.times is None else samples.times[at]
             query = self._past.join(query, keys, positions, times)
-        pair = Batch(role=drawn_roles[:, used], teacher_score=teacher[:, used])
+        pair = Batch({"role": drawn_roles[:, used], TEACHER_SCORE: teacher[:, used]})
         return Examples(query, drawn[:, used], keys, gains[:, used], pair=pair)
 
     def _places(self, roles: Tensor, draw: torch.Generator) -> Tensor:

@@ -13,9 +13,11 @@ from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
 from twotower.data.batches import EventBatches, Examples, ListBatches
 from twotower.data.elapsed import elapsed_name
+from twotower.data.full_stage import TEACHER_SCORE
 from twotower.data.hard_negatives import HardNegatives
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
+from twotower.evaluate.experiment import request_of
 from twotower.evaluate.task import Task
 from twotower.index.item_table import Progress
 from twotower.metrics.ranking import average
@@ -26,7 +28,7 @@ from twotower.pipeline.encoding import Meter, encode_all
 from twotower.pipeline.order import share_left_out
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.preranking import full_stage_batches, full_stage_samples, served_validation
-from twotower.pipeline.served import Validate, dealt, gains_of, rescore, serve
+from twotower.pipeline.served import Validate, dealt, gains_of, rescore, scores_by, serve
 from twotower.scores.catalogue import top_k_of
 from twotower.train.counting import count
 from twotower.train.events import Listener, silent
@@ -88,7 +90,7 @@ def _source(
     if isinstance(about.objective, ListsConfig):
         if before is None:
             raise ConfigError(f"model {name!r} learns from lists, but no stage stands before it")
-        return _lists(prepared, name, before, about.objective)
+        return _lists(prepared, name, before, teacher, about.objective)
     if isinstance(about.objective, FullStageConfig):
         if before is None:
             raise ConfigError(
@@ -160,7 +162,7 @@ def _counted(prepared: Prepared, model: Model, metric: str | None) -> FitResult:
 
 
 def _lists(
-    prepared: Prepared, name: str, before: Cascade, config: ListsConfig
+    prepared: Prepared, name: str, before: Cascade, teacher: Stage | None, config: ListsConfig
 ) -> tuple[BatchSource[Examples], Validate]:
     """The candidates the cascade serves to validation queries: most of them teach, the others choose."""
     task = prepared.task("valid")
@@ -173,15 +175,21 @@ def _lists(
             remedy="give the models that learn from lists a smaller share, or the valid part more queries",
         )
     served = serve(before, learn)
+    pair = served.pair
+    if teacher is not None:
+        taught = scores_by(teacher, request_of(learn), served.keys, pair)
+        pair = Batch({**pair, TEACHER_SCORE: taught})
     source = ListBatches(
         torch.arange(len(learn)),
         served.keys,
         learn.query,
         batch_size=prepared.recipe.models[name].train.batch_size,
         labels=gains_of(served.keys, learn, prepared),
-        pair=served.pair,
+        pair=pair,
         seed=prepared.recipe.seed,
     )
+    if teacher is not None:
+        return source, served_validation(prepared, name, before, teacher)
     held = serve(before, select)
 
     def by_lists(model: Model) -> dict[str, float]:

@@ -22,7 +22,7 @@ from twotower.models.base import Model
 from twotower.pipeline.assembly import Assembly, searched
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.replay import given_scores
+from twotower.pipeline.served import scores_by
 from twotower.pipeline.stages import SourceRecipe
 from twotower.train.objectives import HardConfig, InBatchConfig
 from twotower.types import NO_ITEM
@@ -80,7 +80,7 @@ def mine_hard(
     if isinstance(teacher, Scorer):
         scores, best = teacher.scores_of(request, served.keys), teacher.scores_of(request, answers)
     else:
-        scores, best = (given_scores(teacher, request, keys) for keys in (served.keys, answers))
+        scores, best = (scores_by(teacher, request, keys) for keys in (served.keys, answers))
     return mine(judged, served, config, scores=scores, positive_scores=best[answers != NO_ITEM])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from twotower.errors import ConfigError
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import StageRecipe
@@ -54,10 +56,16 @@ def share_left_out(recipe: Recipe, name: str) -> float:
     objective = recipe.models[name].objective
     if not isinstance(objective, ListsConfig) or objective.queries == "all":
         return 0.0
+    earlier = [model for stage in stages_before(recipe, name) for model in stage.models]
+    return share_taught(recipe, earlier) if earlier else 0.0
+
+
+def share_taught(recipe: Recipe, names: Iterable[str] | None = None) -> float:
+    """The share of validation queries that any of these models, or of the cascade's, learnt lists from."""
     taught = 0.0
-    for model in (model for stage in stages_before(recipe, name) for model in stage.models):
-        earlier = recipe.models[model].objective
-        if isinstance(earlier, ListsConfig):
-            left_out = share_left_out(recipe, model)
-            taught = max(taught, left_out + (1 - left_out) * earlier.share)
+    for name in names or {model for stage in recipe.cascade for model in stage.models}:
+        objective = recipe.models[name].objective
+        if isinstance(objective, ListsConfig):
+            left_out = share_left_out(recipe, name)
+            taught = max(taught, left_out + (1 - left_out) * objective.share)
     return taught

@@ -11,13 +11,13 @@ from twotower.data.full_stage import FullStage, FullStageBatches
 from twotower.data.synthetic import Synthetic
 from twotower.errors import ConfigError, DataError
 from twotower.models.base import Model
-from twotower.pipeline.order import share_left_out
+from twotower.pipeline.order import share_taught
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.replay import funnel_log, logged, replay
 from twotower.pipeline.served import ServedValidation, Validate, dealt
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
-from twotower.train.lists import FullStageConfig, FullStageObjective, ListsConfig
+from twotower.train.lists import FullStageConfig, FullStageObjective
 from twotower.train.protocols import BatchSource
 from twotower.train.settings import TrainSettings
 
@@ -98,14 +98,11 @@ def full_stage_samples(prepared: Prepared, name: str, before: Cascade, teacher: 
 def served_validation(
     prepared: Prepared, name: str, before: Cascade, teacher: Stage | None
 ) -> ServedValidation:
-    """Judges model ``name`` on validation queries; not on those that its teacher learnt lists from."""
-    recipe = prepared.recipe
-    objective = recipe.models[name].objective
-    assert isinstance(objective, FullStageConfig)
-    task = prepared.task("valid")
-    lists = None if objective.teacher is None else recipe.models[objective.teacher].objective
-    if isinstance(lists, ListsConfig):
-        _, task = dealt(prepared, task, lists.share, share_left_out(recipe, str(objective.teacher)))
+    """Judges model ``name`` on validation queries; not on those that it or its teacher learnt lists from."""
+    recipe, task = prepared.recipe, prepared.task("valid")
+    taught = share_taught(recipe, (name, *recipe.teachers(name)[:1]))
+    if taught:
+        _, task = dealt(prepared, task, taught)
     if not len(task):
         raise DataError("the valid part has no query to choose by", remedy="choose another split")
     depth = next(stage.k for stage in recipe.cascade if name in stage.models)

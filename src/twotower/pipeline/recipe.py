@@ -29,7 +29,7 @@ from twotower.pipeline.stages import (
     StageRecipe,
     names_of,
 )
-from twotower.train.lists import FullStageConfig
+from twotower.train.lists import FullStageConfig, ListsConfig
 from twotower.train.objectives import InBatchConfig, ObjectiveConfig
 from twotower.train.settings import TrainSettings
 
@@ -258,7 +258,7 @@ class Recipe(Config):
         """The models that must be trained before ``name`` to teach it, nearest first."""
         found: list[str] = []
         objective = self.models[name].objective
-        while isinstance(objective, FullStageConfig) and objective.teacher is not None:
+        while isinstance(objective, FullStageConfig | ListsConfig) and objective.teacher is not None:
             pupil = found[-1] if found else name
             if objective.teacher not in self.models:
                 raise ValueError(

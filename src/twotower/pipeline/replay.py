@@ -18,8 +18,9 @@ from twotower.data.interactions import Interactions
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.experiment import joined
 from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.served import scores_by
 from twotower.train.lists import LoggedFunnel
-from twotower.types import NO_ITEM, Batch, Candidates, Ragged
+from twotower.types import NO_ITEM, Candidates, Ragged
 
 
 def replay(
@@ -116,7 +117,7 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
         positions,
         times,
     )
-    return samples if teacher is None else samples.taught_by(given_scores(teacher, request, samples.items))
+    return samples if teacher is None else samples.taught_by(scores_by(teacher, request, samples.items))
 
 
 def funnel_log(prepared: Prepared, about: LoggedFunnel) -> FunnelSamples:
@@ -145,18 +146,6 @@ def _gains(prepared: Prepared, on: list[str]) -> pl.DataFrame:
     train = prepared.split.train
     events = train.select(on).with_columns(gain=pl.Series(prepared.values(train).numpy()))
     return events.group_by(on, maintain_order=True).agg(pl.col("gain").max())
-
-
-def given_scores(teacher: Stage, request: Request, keys: Tensor, requests_at_once: int = 256) -> Tensor:
-    """(R, K) a stage's scores of candidates in their own order; NaN for empty slots."""
-    parts = []
-    for start in range(0, len(keys), requests_at_once):
-        mine = keys[start : start + requests_at_once]
-        place = torch.arange(mine.shape[1]).expand_as(mine)
-        candidates = Candidates(mine, torch.zeros(mine.shape), Batch(place=place))
-        ranked = teacher.run(request.rows(start, start + requests_at_once), candidates, mine.shape[1])
-        parts.append(torch.zeros(mine.shape).scatter_(1, ranked.pair["place"], ranked.scores))
-    return torch.cat(parts).masked_fill(keys == NO_ITEM, torch.nan)
 
 
 def _moments(prepared: Prepared, requests: int, positives: int) -> tuple[Interactions, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
-from twotower.cascade.stage import Stage
+from twotower.cascade.stage import Request, Stage
 from twotower.data.hashing import stable_hash
 from twotower.evaluate.experiment import joined, request_of
 from twotower.evaluate.task import Task
@@ -16,7 +16,7 @@ from twotower.metrics.consistency import measure_served
 from twotower.metrics.ranking import average
 from twotower.models.base import Model
 from twotower.pipeline.prepared import Prepared
-from twotower.types import Batch, Candidates
+from twotower.types import NO_ITEM, Batch, Candidates
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -41,6 +41,24 @@ def reorder(stage: Stage, task: Task, served: Candidates, queries_at_once: int =
         part = Candidates(served.keys[start:stop], served.scores[start:stop], served.pair.slice(start, stop))
         parts.append(stage.run(request.rows(start, stop), part, width))
     return joined(parts)
+
+
+def scores_by(
+    stage: Stage, request: Request, keys: Tensor, pair: Batch | None = None, requests_at_once: int = 256
+) -> Tensor:
+    """(Q, K) a trained stage's scores of given items in their own order; NaN for empty slots.
+
+    ``pair`` is what earlier stages knew of them, each (Q, K, ...): a stage that reads such fields needs it.
+    """
+    given = Batch({**(pair or {}), "place": torch.arange(keys.shape[1]).expand_as(keys)})
+    parts = []
+    for start in range(0, len(keys), requests_at_once):
+        stop = start + requests_at_once
+        mine = keys[start:stop]
+        candidates = Candidates(mine, torch.zeros(mine.shape), given.slice(start, stop))
+        ranked = stage.run(request.rows(start, stop), candidates, mine.shape[1])
+        parts.append(torch.zeros(mine.shape).scatter_(1, ranked.pair["place"], ranked.scores))
+    return torch.cat(parts).masked_fill(keys == NO_ITEM, torch.nan)
 
 
 @torch.inference_mode()

@@ -16,10 +16,11 @@ from twotower.errors import StorageError
 from twotower.evaluate.experiment import run_cascade
 from twotower.evaluate.task import Task
 from twotower.metrics.significance import Interval, paired_bootstrap
+from twotower.pipeline.order import share_taught
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import StageRecipe
-from twotower.pipeline.untaught import share_taught, validation_task
+from twotower.pipeline.untaught import validation_task
 from twotower.pipeline.workspace import Workspace, fingerprint, write_text
 
 Say = Callable[[str], None]

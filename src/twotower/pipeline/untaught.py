@@ -7,11 +7,9 @@ from typing import Literal
 import torch
 
 from twotower.evaluate.task import Task
-from twotower.pipeline.order import share_left_out
+from twotower.pipeline.order import share_taught
 from twotower.pipeline.prepared import Prepared
-from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.served import dealt
-from twotower.train.lists import ListsConfig
 
 ENOUGH = 200
 """Queries below which differences are mostly luck, and it is said."""
@@ -39,14 +37,3 @@ def validation_task(
     if len(task) < ENOUGH:
         notes.append(f"only {len(task)} queries: differences are mostly luck")
     return task, notes
-
-
-def share_taught(recipe: Recipe) -> float:
-    """The share of validation queries that any model of the cascade learnt lists from."""
-    taught = 0.0
-    for name in {model for stage in recipe.cascade for model in stage.models}:
-        objective = recipe.models[name].objective
-        if isinstance(objective, ListsConfig):
-            left_out = share_left_out(recipe, name)
-            taught = max(taught, left_out + (1 - left_out) * objective.share)
-    return taught

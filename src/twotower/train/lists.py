@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.batches import Examples
-from twotower.data.full_stage import Role, StageSampling
+from twotower.data.full_stage import TEACHER_SCORE, Role, StageSampling
 from twotower.errors import ConfigError
 from twotower.losses import distil
 from twotower.losses.listwise import lambda_loss, list_mle, listnet, softmax_against
@@ -25,6 +25,31 @@ from twotower.train.objective import Objective
 from twotower.types import NO_ITEM, Batch
 
 
+class Distil(Config):
+    """How a student follows its teacher's scores."""
+
+    loss: Literal["mse", "kl", "margin", "list-mle"] = Option(
+        "kl", description="the numbers, the softmax over the list, the differences, or the order alone"
+    )
+    weight: float = Option(1.0, gt=0)
+    temperature: float = Option(1.0, gt=0, description="kl: above 1, candidates behind the first few count")
+    top: int | None = Option(None, ge=1, description="list-mle: only the first places of the teacher's order")
+
+    def follow(self, scores: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """The loss of (B, K) scores against the teacher's, where it has finite ones; scalar, weighted."""
+        known = mask & teacher.isfinite()
+        match self.loss:
+            case "mse":
+                loss = distil.mse(scores, teacher, known)
+            case "margin":
+                loss = distil.margin(scores, teacher, known)
+            case "list-mle":
+                loss = list_mle(scores, teacher, known, top=self.top)
+            case "kl":
+                loss = distil.kl(scores, teacher, known, temperature=self.temperature)
+        return self.weight * loss
+
+
 class ListsConfig(Config):
     """A list-wise loss over the candidates that the stages before this model serve.
 
@@ -32,6 +57,10 @@ class ListsConfig(Config):
     trained on either, so the scores they hand over look as they will when serving. Behind a stage that learnt
     from lists itself, that holds for the queries which that one left: a re-ranker needs a ranker that leaves
     it some.
+
+    A ``teacher``, a later stage's model, adds its scores of the same candidates to what was liked: a
+    pre-ranker that reads what the retriever thought learns the ranker's order on the very lists it will be
+    served. It is chosen by what it keeps of them, not by its first ten.
     """
 
     kind: Literal["lists"] = "lists"
@@ -45,17 +74,19 @@ class ListsConfig(Config):
     count: Literal["lists", "positives"] = Option(
         "lists", description="what weighs the same: each list, or each positive in them"
     )
-
-
-class Distil(Config):
-    """How a student follows its teacher's scores."""
-
-    loss: Literal["mse", "kl", "margin", "list-mle"] = Option(
-        "kl", description="the numbers, the softmax over the list, the differences, or the order alone"
+    teacher: str | None = Option(
+        None, description="the ranker that teaches, a key of models:; it is trained first"
     )
-    weight: float = Option(1.0, gt=0)
-    temperature: float = Option(1.0, gt=0, description="kl: above 1, candidates behind the first few count")
-    top: int | None = Option(None, ge=1, description="list-mle: only the first places of the teacher's order")
+    distil: Distil | None = Option(None, description="how the teacher is followed; null: as distil: {}")
+    liked: float = Option(1.0, ge=0, description="weight of loss; 0: the teacher's opinion alone")
+
+    @model_validator(mode="after")
+    def _check(self) -> ListsConfig:
+        if self.teacher is None and self.distil is not None:
+            raise ValueError("distil needs a teacher: name the model whose scores are to be learnt")
+        if self.teacher is None and not self.liked:
+            raise ValueError("liked: 0 leaves nothing to learn: name a teacher")
+        return self
 
 
 class Grades(Config):
@@ -123,7 +154,7 @@ class Lists(Objective):
 
     def __init__(self, items: Batch, config: ListsConfig) -> None:
         super().__init__(items)
-        self.count = config.count
+        self.config = config
         self.loss = {"softmax": listnet, "pairwise": pairwise_logistic, "lambda": lambda_loss}[config.loss]
 
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
@@ -133,9 +164,14 @@ class Lists(Objective):
         item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
         scores = model.score(query, item, examples.pair, mask).float()
         gains = examples.labels * mask
-        weight = None if self.count == "lists" else gains.sum(1)
-        loss = self.loss(scores, gains, mask, weight)
-        return {"list": loss, **self.penalties(model, query, item, lambda: gains)}
+        losses = {}
+        if self.config.liked:
+            weight = None if self.config.count == "lists" else gains.sum(1)
+            losses["list"] = self.config.liked * self.loss(scores, gains, mask, weight)
+        if self.config.teacher is not None:
+            how = self.config.distil or Distil()
+            losses["distil"] = how.follow(scores, examples.pair[TEACHER_SCORE], mask)
+        return {**losses, **self.penalties(model, query, item, lambda: gains)}
 
 
 class FullStageObjective(Objective):
@@ -171,19 +207,5 @@ class FullStageObjective(Objective):
             graded = gains + self.grades.to(gains.device)[role.clamp(min=0)] * mask
             losses["order"] = config.order * lambda_loss(scores, graded, mask)
         if config.distil is not None:
-            teacher = examples.pair["teacher_score"]
-            losses["distil"] = config.distil.weight * self._distil(
-                config.distil, scores, teacher, mask & teacher.isfinite()
-            )
+            losses["distil"] = config.distil.follow(scores, examples.pair[TEACHER_SCORE], mask)
         return {**losses, **self.penalties(model, query, item, lambda: gains)}
-
-    def _distil(self, config: Distil, scores: Tensor, teacher: Tensor, known: Tensor) -> Tensor:
-        match config.loss:
-            case "mse":
-                return distil.mse(scores, teacher, known)
-            case "margin":
-                return distil.margin(scores, teacher, known)
-            case "list-mle":
-                return list_mle(scores, teacher, known, top=config.top)
-            case "kl":
-                return distil.kl(scores, teacher, known, temperature=config.temperature)

@@ -14,13 +14,14 @@ from twotower.cascade.rank import Rank
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
 from twotower.pipeline.bundles.bundle import Bundle, build
+from twotower.pipeline.order import share_taught
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.planning.choice import Limits
 from twotower.pipeline.planning.plan import Plan
 from twotower.pipeline.planning.planner import planned_cascade, survey_run
 from twotower.pipeline.planning.plot import draw_plan
 from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.untaught import share_taught, validation_task
+from twotower.pipeline.untaught import validation_task
 
 DEPTHS = {"retrieve": [10, 20, 30, 60]}
 
