@@ -45,7 +45,7 @@ from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 from twotower.types import Candidates, Rep, RepSpec
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "demo.yaml"
+RECIPE = Path(__file__).parent.parent / "recipes" / "synthetic.yaml"
 WEIGHTS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.3, 0.0)
 LIMIT = 20
 """How many times faster than the naive search the greedy one must be."""

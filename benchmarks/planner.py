@@ -53,7 +53,7 @@ from twotower.pipeline.planning.planner import planned_cascade, survey_run
 from twotower.pipeline.planning.quality import quality_by_depths
 from twotower.pipeline.recipe import Recipe
 
-DEMO = Path(__file__).parent.parent / "recipes" / "demo.yaml"
+WORLD = Path(__file__).parent.parent / "recipes" / "synthetic.yaml"
 GAP, RATIO = 0.01, 0.15
 """What a planned cascade may lose, and by how much a predicted ratio of times may be wrong."""
 SHARES = (0.1, 0.3, 0.6, 1.0)
@@ -71,7 +71,7 @@ TRAIN = {
 def recipe(seed: int, people: int, reranker: str) -> Recipe:
     """The demo with a pre-ranker and a re-ranker, and more people, so that there are queries to plan by."""
     own: dict[str, Any] = {"blocks": 1} if reranker == "prm" else {"crosses": 1, "layers": [64, 32]}
-    plain = copy.deepcopy(load_yaml(DEMO))
+    plain = copy.deepcopy(load_yaml(WORLD))
     models = plain["models"]
     models["ranker"]["objective"]["share"] = 0.2
     features = models["ranker"]["features"]

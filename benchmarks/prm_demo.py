@@ -28,7 +28,7 @@ from twotower.metrics.significance import paired_bootstrap
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 
-DEMO = Path(__file__).parent.parent / "recipes" / "demo.yaml"
+WORLD = Path(__file__).parent.parent / "recipes" / "synthetic.yaml"
 TRAIN = {
     "epochs": 20,
     "batch_size": 16,
@@ -61,7 +61,7 @@ RERANKERS: dict[str, dict[str, Any]] = {
 
 
 def recipe(reranker: dict[str, Any], seed: int, ranker_share: float) -> Recipe:
-    plain = copy.deepcopy(load_yaml(DEMO))
+    plain = copy.deepcopy(load_yaml(WORLD))
     features = plain["models"]["ranker"]["features"]
     plain["models"]["ranker"]["objective"]["share"] = ranker_share
     plain["models"]["reranker"] = {**reranker, "features": features, "train": TRAIN}

@@ -63,7 +63,7 @@ DATA: dict[str, dict[str, Any]] = {
         "requests": 2,
     },
     "synthetic": {
-        "recipe": "demo.yaml",
+        "recipe": "synthetic.yaml",
         "change": {"data": {"reader": "synthetic", "n_queries": 8000, "n_items": 3000}},
         "features": (
             "user",

@@ -30,7 +30,7 @@ from twotower.types import Candidates
 RETRIEVED, KEPT, RANKED = 500, 100, 20
 STAGE_SEED = 1  # of the retriever and the ranker, which all models share
 RUNS = Path("runs") / "served"
-STAGES = {"ml-1m-time": "movielens-1m.yaml", "synthetic": "demo.yaml"}
+STAGES = {"ml-1m-time": "movielens-1m.yaml", "synthetic": "synthetic.yaml"}
 """Data set -> the committed recipe from which its retriever and ranker come."""
 
 
