@@ -1,7 +1,9 @@
 """A pre-ranker that learns its ranker's order of what is retrieved; it may read the retriever's score.
 
 `twotower.train.lists.FullStageConfig` distils too, but from lists with exposed and random candidates, of
-which no earlier stage has said anything. These lists are served ones, and no label is looked at.
+which no earlier stage has said anything. These lists are served ones, and no label is looked at. In a recipe
+`objective: {kind: lists, teacher: ranker, liked: 0}` does the same; the cells here were made before it could,
+and choose their epoch by other queries.
 """
 
 from __future__ import annotations
