@@ -143,6 +143,11 @@ def test_a_preranker_without_a_teacher_learns_from_the_log(three, tmp_path):
     [
         ("models.light.objective.teacher=rankre", "names the teacher 'rankre'; models:"),
         ("models.light.objective.teacher=light", "'light' is its own teacher"),
+        (
+            "models.ranker.config.pair=[prerank_score]",
+            "as it teaches stage 'prerank'.*retrieve_score",
+        ),
+        ("models.ranker.config.pair=[retreive_score]", "did you mean 'retrieve_score'"),
         ("models.light.objective.teacher=null", "distil needs a teacher"),
         ("cascade.1.model=ranker", "ranks in more than one stage"),
         ("cascade.2={stage: prerank, model: ranker, k: 3}", None),

@@ -176,7 +176,34 @@ class Recipe(Config):
                 )
             self.teachers(name)
             self.miners(name)
+        self._check_pairs()
         return self
+
+    def _check_pairs(self) -> None:
+        """A model reads only what earlier stages hand on, and already hand on when it is trained."""
+        for name in dict.fromkeys(name for stage in self.cascade for name in stage.models):
+            first, teaches = next(
+                (number, name not in stage.models)
+                for number, stage in enumerate(self.cascade)
+                if name in stage.models or any(name in self.teachers(model) for model in stage.models)
+            )
+            known = self.handed_on(first)
+            config = model_class(self.models[name].model)[1].parse(self.models[name].config)
+            for field in getattr(config, "pair", ()):
+                if field not in known:
+                    when = f", as it teaches stage {self.stage_names[first]!r}" if teaches else ""
+                    raise ValueError(
+                        f"model {name!r} reads the pair field {field!r}, which no stage before it hands on "
+                        f"when it is trained{when}{nearest(field, known)}; handed on: "
+                        f"{', '.join(known) or 'nothing'}"
+                    )
+
+    def handed_on(self, number: int) -> list[str]:
+        """The pair fields that the first ``number`` stages hand on."""
+        sources = [source.name for source in self.sources] if number else []
+        names = [*self.stage_names[:number], *sources]
+        scores = [f"{name}_{what}" for name in names for what in ("score", "rank")]
+        return scores + [f"from_{name}" for name in sources]
 
     def _check_retrievers(self) -> None:
         """An index can find the items of what retrieves, and is one for what is kept of them."""
