@@ -20,7 +20,7 @@ TRAIN: dict[str, Any] = {
 """What all share; the searched settings come on top."""
 
 
-VARIANTS_ON = ("ml-1m-hash", "ml-100k")
+BOTH, SMALL = ("ml-1m-hash", "ml-100k"), ("ml-100k",)
 """Where models with another history, and with a part taken out, are compared with what they vary."""
 
 
@@ -38,6 +38,7 @@ class Competitor:
     reduced: bool = False  # what is measured are the fields a gated ranker keeps, trained on
     ablates: str | None = None  # the competitor of which this is a part
     objective: str = "pointwise"
+    varied_on: tuple[str, ...] = ()  # the data that a variant is measured on
     note: str = ""
 
     def fits(self, data: DataSet) -> bool:
@@ -45,8 +46,8 @@ class Competitor:
         return data.has_history or not (self.model == "din" or "history" in self.config)
 
     def is_asked(self, name: str, data: DataSet) -> bool:
-        """Whether the benchmark wants it on these data: variants on two of them, models on all."""
-        return self.fits(data) and (self.tuned_as is None or name in VARIANTS_ON)
+        """Whether the benchmark wants it on these data: variants on one or two of them, models on all."""
+        return self.fits(data) and (self.tuned_as is None or name in self.varied_on)
 
     def recipe(self, params: dict[str, float], data: DataSet) -> dict[str, Any]:
         """The model's part of a recipe, with searched settings; one without dropout ignores that."""
@@ -77,14 +78,20 @@ POOLING: dict[str, Any] = {"history": {"kind": "pooling"}}
 ATTENTION: dict[str, Any] = {"history": {"kind": "attention", "blocks": 1}}
 
 
-def _with(name: str, of: Competitor, config: dict[str, Any], note: str = "") -> tuple[str, Competitor]:
+def _with(
+    name: str, of: Competitor, config: dict[str, Any], on: tuple[str, ...] = BOTH
+) -> tuple[str, Competitor]:
     """A competitor with another input, and the settings found for it without."""
-    return name, replace(of, config=of.config | config, tuned_as=of.tuned_as or of.model, note=note)
+    return name, replace(of, config=of.config | config, tuned_as=of.tuned_as or of.model, varied_on=on)
 
 
-def _without(name: str, of: Competitor, config: dict[str, Any], note: str) -> tuple[str, Competitor]:
+def _without(
+    name: str, of: Competitor, config: dict[str, Any], note: str, on: tuple[str, ...] = BOTH
+) -> tuple[str, Competitor]:
     """A part of a competitor taken out or exchanged, the rest as it was."""
-    return name, replace(of, config=of.config | config, tuned_as=of.model, ablates=of.model, note=note)
+    return name, replace(
+        of, config=of.config | config, tuned_as=of.model, ablates=of.model, note=note, varied_on=on
+    )
 
 
 TWO_TOWER = Competitor("two-tower", True, TOWERS)
@@ -118,24 +125,26 @@ ALL: dict[str, Competitor] = {
     **dict(
         [
             _with("two-tower-mean", TWO_TOWER, MEAN),
-            _with("two-tower-pooling", TWO_TOWER, POOLING),
-            _with("two-tower-attention", TWO_TOWER, ATTENTION),
+            _with("two-tower-pooling", TWO_TOWER, POOLING, SMALL),
+            _with("two-tower-attention", TWO_TOWER, ATTENTION, SMALL),
             _with("int-tower-mean", INT_TOWER, MEAN),
-            _with("int-tower-pooling", INT_TOWER, POOLING),
-            _with("mol-mean", MOL, MEAN),
-            _with("fit-mean", FIT, MEAN),
+            _with("int-tower-pooling", INT_TOWER, POOLING, SMALL),
+            _with("mol-mean", MOL, MEAN, SMALL),
+            _with("fit-mean", FIT, MEAN, SMALL),
             _with("dcn-v2-mean", DCN_V2, MEAN),
-            _with("dcn-v2-pooling", DCN_V2, POOLING),
+            _with("dcn-v2-pooling", DCN_V2, POOLING, SMALL),
             # what each part of a model is worth
             _without("int-tower-no-gate", INT_TOWER, {"gate": "none"}, "without Light-SE"),
-            _without("int-tower-senet", INT_TOWER, {"gate": "senet"}, "SENET for Light-SE"),
+            _without("int-tower-senet", INT_TOWER, {"gate": "senet"}, "SENET for Light-SE", SMALL),
             _without("int-tower-dot", INT_TOWER, {"fe": False}, "without FE-Block: inner product"),
             _without("int-tower-last", INT_TOWER, {"fe_layers": "last"}, "FE-Block on the last layer only"),
             _without("int-tower-no-cir", INT_TOWER, {"cir": 0.0}, "without CIR"),
             _without("int-tower-no-scale", INT_TOWER, {"scale": False}, "without learned layer weights"),
-            _without("dat-no-augment", DAT, {"augment": False}, "without augmented vectors: a two-tower"),
+            _without(
+                "dat-no-augment", DAT, {"augment": False}, "without augmented vectors: a two-tower", SMALL
+            ),
             _without("dat-no-mimic", DAT, {"mimic": 0.0}, "without mimic losses"),
-            _without("dat-no-alignment", DAT, {"category": None}, "without category alignment"),
+            _without("dat-no-alignment", DAT, {"category": None}, "without category alignment", SMALL),
         ]
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.intervals import SAMPLES
 from benchmarks.pre_ranking.markdown import markdown
-from benchmarks.pre_ranking.models import MODELS, TRAIN, VARIANTS_ON
+from benchmarks.pre_ranking.models import BOTH, MODELS, SMALL, TRAIN
 from benchmarks.pre_ranking.results import Cell, Results, bytes_of, mean, spread, values
 from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
 
@@ -26,7 +26,8 @@ def opening(results: Results) -> str:
         "ratings 1 to 3, one moment per user) would tell the label to such a model; they are drawn "
         "anew from the user's exact times.\n"
         "- **Variants**: models with another history, and with a part taken out, are measured on "
-        f"{' and '.join(f'`{name}`' for name in VARIANTS_ON)}; all other models on all data.\n"
+        f"{' and '.join(f'`{name}`' for name in BOTH)} ({_small()} on `{SMALL[0]}` alone); all other models "
+        "on all data.\n"
         f"- **Settings**: the same search for every model, {TRIALS} trials or more on the validation part of "
         f"`{SEARCH_DATA}`, seed 0, chosen by log loss; reused on all other data. Variants with a history and "
         "ablations take the settings of the model they vary; a row with * had no search and takes those "
@@ -142,3 +143,7 @@ def _best_system(cells: list[Cell], figure: str) -> tuple[str, dict[str, float]]
     }
     best = max(means, key=lambda system: means[system][figure])
     return best, means[best]
+
+
+def _small() -> str:
+    return ", ".join(f"`{name}`" for name, model in MODELS.items() if model.varied_on == SMALL)
