@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from benchmarks.pre_ranking.markdown import markdown
 from benchmarks.pre_ranking.results import Results, spread, values
+from twotower.metrics.significance import paired_bootstrap
 
 SEQUENCES = (
     "## Leave-last-out: sequences, the whole catalogue\n\n"
@@ -21,6 +24,8 @@ EXACT = (
     "theirs, all at one moment and so without order. The columns called exact are of the other users. That "
     "these are answered better is not the order alone: baselines that know no order show the same gap."
 )
+PAIRED = (("mol-further", "two-tower-further"), ("two-tower-elapsed", "two-tower"))
+DIFFERENCES = "Differences, with 95 % intervals over queries (paired bootstrap of the mean over seeds):"
 WAITS = (
     ("same second", 0, 1),
     ("to a minute", 1, 60),
@@ -53,7 +58,25 @@ def sequences(results: Results) -> str:
     parts = [SEQUENCES, markdown(head, rows)]
     if exact is not None:
         parts.append(EXACT.format(estimated=int((~exact).sum()), users=len(exact)))
-    return "\n\n".join([*parts, *_by_wait(results, cells)])
+    return "\n\n".join([*parts, *_differences(results, cells, names), *_by_wait(results, cells)])
+
+
+def _differences(results: Results, cells: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """Paired intervals over queries, of the mean of the seeds that both systems have."""
+    rows = []
+    for ours, theirs in PAIRED:
+        by_seed = [{cell["seed"]: cell for cell in cells if cell["system"] == s} for s in (ours, theirs)]
+        seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+        if not seeds:
+            continue
+        found = [[results.per_query("sequences", own[seed]) for seed in seeds] for own in by_seed]
+        gains = [
+            paired_bootstrap(*(np.mean([query[name] for query in of_seeds], axis=0) for of_seeds in found))
+            for name in names
+        ]
+        values = (f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]" for gain in gains)
+        rows.append([f"`{ours}` - `{theirs}`", *values, str(len(seeds))])
+    return [DIFFERENCES, markdown(["difference", *names, "seeds"], rows)] if rows else []
 
 
 def _by_wait(results: Results, cells: list[dict[str, Any]]) -> list[str]:
