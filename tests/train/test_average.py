@@ -1,4 +1,4 @@
-"""Averaged weights: what they are, what is validated and kept, and that a resumed run has them too."""
+"""Averaged weights and statistics: what they are, what is validated and kept, and that resuming keeps them."""
 
 from dataclasses import dataclass
 
@@ -37,10 +37,28 @@ def new_model():
         return nn.Linear(1, 1)
 
 
-def train(model, trail=None, directory=None, validate=None, **settings):
+def normed_model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+
+
+def followed(model):
+    """What is averaged, as it stands now."""
+    tensors = [*model.parameters(), *(b for n, b in model.named_buffers() if "running" in n)]
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def train(model, trail=None, directory=None, validate=None, stop_before=None, **settings):
+    steps = 0
+
     def squared(model, points):
+        nonlocal steps
+        steps += 1
+        if steps == stop_before:
+            raise RuntimeError("stopped")
         if trail is not None:
-            trail.append([p.detach().clone() for p in model.parameters()])
+            trail.append(followed(model))
         return {"squared": (model(points.x) - 3 * points.x).square().mean()}
 
     settings = TrainSettings(**{"learning_rate": 0.1, "device": "cpu", "epochs": 3, **settings})
@@ -88,23 +106,51 @@ def test_training_itself_is_not_changed():
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_resumed_run_ends_with_the_same_average(tmp_path):
-    whole = new_model()
+def test_statistics_of_a_normalisation_are_averaged_like_the_weights_they_belong_to():
+    trail, seen = [], []
+    plain = normed_model()
+    train(plain, trail)
+    trail.append(followed(plain))
+    model = normed_model()
+
+    def validate(model):
+        assert not model.training
+        seen.append((followed(model), model[1].num_batches_tracked.item()))
+        return {"loss": -float(len(seen))}
+
+    train(model, average=0.7, validate=validate, metric="loss")
+    assert [steps for _, steps in seen] == [4, 8, 12], "the counter is the model's own"
+    for epoch, (found, _) in enumerate(seen, start=1):
+        for tensor, wanted in zip(found, averaged(trail[: 4 * epoch + 1], 0.7), strict=True):
+            torch.testing.assert_close(tensor, wanted)
+    for kept, last in zip(followed(model), seen[-1][0], strict=True):
+        assert torch.equal(kept, last), "what was validated is kept"
+    assert not torch.allclose(model[1].running_mean, plain[1].running_mean, rtol=0.01)
+
+
+@pytest.mark.parametrize("make", [new_model, normed_model])
+def test_a_resumed_run_ends_with_the_same_average(make, tmp_path):
+    whole, model = make(), make()
     train(whole, average=0.9)
-    stopped = RuntimeError("stopped")
-
-    def broken(model):
-        if len(list(tmp_path.glob("last*"))):
-            raise stopped
-        return {"loss": 1.0}
-
     with pytest.raises(RuntimeError, match="stopped"):
-        train(new_model(), directory=tmp_path, average=0.9, validate=broken, checkpoint_every_steps=3)
-    model = new_model()
-    train(model, directory=tmp_path, average=0.9, validate=lambda model: {"loss": -len(str(model))})
-    fresh = new_model()
-    train(fresh, average=0.9, validate=lambda model: {"loss": -len(str(model))})
-    assert torch.equal(model.weight, fresh.weight)
+        train(make(), directory=tmp_path, average=0.9, stop_before=8, checkpoint_every_steps=3)
+    train(model, directory=tmp_path, average=0.9)
+    assert whole.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_a_state_without_statistics_begins_with_the_models_own():
+    model = normed_model()
+    model[1].running_mean.fill_(7)
+    average = Average(model, 0.9)
+    old = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    model[1].running_mean.fill_(5)
+    average.load_state_dict(old)
+    with average.in_place():
+        assert not model[0].weight.any()
+        assert (model[1].running_mean == 5).all()
+    assert model[0].weight.any()
 
 
 def test_sparse_tables_are_refused():
