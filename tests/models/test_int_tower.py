@@ -8,7 +8,7 @@ import torch
 
 from twotower.data.features import Column, FeatureSpec
 from twotower.models.int_tower import IntTower, IntTowerConfig
-from twotower.types import Batch, Rep
+from twotower.types import UNKNOWN, Batch, Rep
 
 SPEC = FeatureSpec(
     columns=(
@@ -108,33 +108,70 @@ def cosine(a, b):
     return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
 
 
-def naive_cir(pairs, movies, tau):
-    """InfoNCE of positive pairs (u, v), each movie's copies left out of the others' negatives."""
+def naive_cir(pairs, users, movies, tau):
+    """InfoNCE of positive pairs (u, v); neither a movie's copies nor what its user likes are negatives."""
     losses = []
     for b, (u, v) in enumerate(pairs):
-        others = [math.exp(cosine(u, w) / tau) for c, (_, w) in enumerate(pairs) if movies[c] != movies[b]]
+        negative = [
+            c
+            for c in range(len(pairs))
+            if movies[c] != movies[b] and (users[c] != users[b] or users[b] == UNKNOWN)
+        ]
+        others = [math.exp(cosine(u, pairs[c][1]) / tau) for c in negative]
         own = math.exp(cosine(u, v) / tau)
         losses.append(-math.log(own / (own + sum(others))))
     return sum(losses) / len(losses)
 
 
+@pytest.mark.parametrize("ids", [[2, 3], [2, 1]], ids=["known", "one unknown"])
 @torch.no_grad()
-def test_cir_contrasts_the_positive_pairs_and_nothing_else():
+def test_cir_contrasts_the_positive_pairs_of_other_users_and_nothing_else(ids):
     model = make(cir=0.5, cir_temperature=0.3).train()
     rows = torch.tensor([0, 1, 0, 1, 1])
     items = torch.tensor([0, 1, 2, 2, 0])
     labels = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
-    query = model.encode_query(QUERY.take(rows))
+    query = model.encode_query(Batch(QUERY, user=torch.tensor(ids)).take(rows))
     item = model.encode_item(ITEM.take(items[:, None]))
     u, v = query["latent"], item["latent"][:, 0]
-    positive = [0, 2, 3, 4]
-    expected = 0.5 * naive_cir([(u[b], v[b]) for b in positive], items[positive].tolist(), 0.3)
+
+    def expected(at):
+        users, movies = [ids[rows[b]] for b in at], items[at].tolist()
+        return 0.5 * naive_cir([(u[b], v[b]) for b in at], users, movies, 0.3)
+
     found = model.penalties(query, item, labels[:, None])
     assert found.keys() == {"cir"}
-    assert found["cir"].item() == pytest.approx(expected, rel=1e-5)
-    few = make(cir=0.5, cir_temperature=0.3, cir_anchors=2).train()
-    expected = 0.5 * naive_cir([(u[b], v[b]) for b in (0, 2)], [0, 2], 0.3)
-    assert few.penalties(query, item, labels[:, None])["cir"].item() == pytest.approx(expected, rel=1e-5)
+    assert found["cir"].item() == pytest.approx(expected([0, 2, 3, 4]), rel=1e-5)
+    few = make(cir=0.5, cir_temperature=0.3, cir_anchors=3).train()
+    assert few.penalties(query, item, labels[:, None])["cir"].item() == pytest.approx(
+        expected([0, 2, 3]), rel=1e-5
+    )
+
+
+@torch.no_grad()
+def test_cir_knows_a_user_whose_id_is_dropped():
+    spec = FeatureSpec(
+        columns=tuple(c.model_copy(update={"dropout": 0.9}) if c.name == "user" else c for c in SPEC.columns)
+    )
+    torch.manual_seed(0)
+    model = IntTower(spec, IntTowerConfig(**SMALL)).train()
+    query = model.encode_query(QUERY.take(torch.zeros(8, dtype=torch.int64)))
+    assert len(query["latent"].unique(dim=0)) > 1, "dropped in some rows"
+    item = model.encode_item(ITEM.take(torch.arange(8)[:, None] % 3))
+    assert model.penalties(query, item, torch.ones(8, 1))["cir"].item() == 0, "nothing is a negative"
+
+
+@torch.no_grad()
+def test_cir_knows_the_user_of_every_place_of_a_sequence():
+    spec = FeatureSpec(
+        columns=(
+            *SPEC.columns,
+            Column(name="history", kind="sequence", side="query", size=6, width=3, of="movie"),
+        )
+    )
+    model = IntTower(spec, IntTowerConfig(**SMALL, history={"kind": "mean"})).train()
+    query = Batch(QUERY, history=torch.tensor([[3, 2, 4], [2, 0, 0]]))
+    rep = model.encode_places(query, query["history"] != 0)
+    assert rep["id"].tolist() == [2, 2, 2, 1]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Averaged weights and statistics: what they are, what is validated and kept, and that resuming keeps them."""
+"""Averaged weights and statistics: what they are, and that they are what is validated, kept and resumed."""
 
 from dataclasses import dataclass
 

@@ -14,7 +14,9 @@ Differs from the paper: a learned positive weight w_l per layer, starting at the
 (unweighted sums of many heads start training with huge logits); a bias per side instead of one for all
 (``bias: false`` is the paper's); linear last layers, so that the cosines of CIR, and without the FE-Block the
 inner product, may be negative; at most ``cir_anchors`` pairs of a batch are contrasted, since the cost grows
-with their square. The w_l live inside the query's heads: positive, they pass through the maximum.
+with their square; what the same user liked as well, or the same item, is no negative in CIR (known by the
+first id column of each side, before id dropout). The w_l live inside the query's heads: positive, they pass
+through the maximum.
 
 Letters: Q queries, C shared or K own candidates, F fields, E embedding, L layers, H heads, D head length.
 """
@@ -27,16 +29,17 @@ from typing import Literal
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from twotower.data.spec import FeatureSpec
-from twotower.losses.contrastive import info_nce
+from twotower.losses.softmax import sampled_softmax
 from twotower.models.base import masked
 from twotower.models.decoupled import Decoupled, DecoupledConfig
 from twotower.nn.gate import GateKind, gate
 from twotower.nn.mlp import Norm, mlp
 from twotower.scores.dot import dot
 from twotower.scores.multihead import multihead
-from twotower.types import Batch, Rep, RepSpec
+from twotower.types import UNKNOWN, Batch, Rep, RepSpec
 
 
 class IntTowerConfig(DecoupledConfig):
@@ -77,6 +80,8 @@ class IntTower(Decoupled):
         else:
             self.offset = nn.Parameter(torch.zeros(()))
         self.item_id = next((c.name for c in self.inputs.item_columns if c.kind == "id"), None)
+        query_ids = (c.name for c in self.inputs.query_columns if c.kind == "id" and c.side == "query")
+        self.query_id = next(query_ids, None)
 
     def _tower(self, size: int) -> nn.ModuleList:
         """The layers one by one, for their outputs are read; the last one is linear."""
@@ -109,6 +114,18 @@ class IntTower(Decoupled):
         shape = self.config.heads, self.config.head_dim
         return Rep(rep, heads=self.item_heads(last).unflatten(-1, shape))
 
+    def encode_query(self, query: Batch) -> Rep:
+        rep = super().encode_query(query)
+        if self._contrasts and self.query_id is not None:
+            rep["id"] = query[self.query_id]
+        return rep
+
+    def encode_places(self, query: Batch, at: Tensor) -> Rep:
+        rep = super().encode_places(query, at)
+        if self._contrasts and self.query_id is not None:
+            rep["id"] = query[self.query_id][at.nonzero()[:, 0]]
+        return rep
+
     def encode_item(self, item: Batch) -> Rep:
         rep = super().encode_item(item)
         if self._contrasts and self.item_id is not None:
@@ -124,16 +141,19 @@ class IntTower(Decoupled):
         return masked(scores + item["bias"] if self.config.bias else scores, mask)
 
     def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
-        """CIR: each positive pair against the items of the other positive pairs."""
+        """CIR: each positive pair against the items of the positive pairs of other users."""
         if not self._contrasts:
             return {}
         row, column = (labels > 0.5).nonzero()[: self.config.cir_anchors].unbind(1)  # batches are shuffled
         at = (row, column) if item["latent"].dim() == 3 else (column,)  # own, or shared
-        loss = info_nce(
-            query["latent"][row],
-            item["latent"][at],
+        users, items = query["latent"][row], item["latent"][at]
+        if len(row) == 0:
+            return {"cir": (users.sum() + items.sum()) * 0.0}  # a part of the graph all the same
+        loss = sampled_softmax(
+            normalize(users, dim=-1) @ normalize(items, dim=-1).T,
             temperature=self.config.cir_temperature,
             item_keys=item["id"][at] if "id" in item else None,
+            seen=_same(query["id"][row]) if "id" in query else None,
         )
         return {"cir": self.config.cir * loss}
 
@@ -157,6 +177,11 @@ class IntTower(Decoupled):
 
     def _latent(self, last: Tensor) -> dict[str, Tensor]:
         return {"latent": last} if self._contrasts else {}
+
+
+def _same(users: Tensor) -> Tensor:
+    """(B, B): whether two rows are of the same user; of unknown users nobody knows."""
+    return (users[:, None] == users) & (users != UNKNOWN)
 
 
 def _outputs(tower: nn.ModuleList, x: Tensor) -> list[Tensor]:
