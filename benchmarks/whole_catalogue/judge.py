@@ -40,8 +40,9 @@ def judged(stages: Stages, setting: Setting, lists: Path) -> tuple[dict[str, Any
     task, notes = validation_task(prepared, "fresh", setting.planned_by, seed)
     few = task.take(torch.arange(min(len(task), setting.compared_by)))
     reference = ranked(stages.full, few, 20, lists).keys[:, :10]
+    budget = setting.time_share * full_ms(stages, few)
     planned = {
-        count: plan(funnel, task, reference, prepared.n_items, setting, seed, lists)
+        count: plan(funnel, task, reference, prepared.n_items, setting, seed, lists, budget)
         for count, funnel in _funnels(stages).items()
     }
     for count, found in planned.items():
@@ -106,6 +107,17 @@ def quality(
         "share of the full ranking's ten that is retrieved": _contained(first_ten, reached),
     }
     return cell, values
+
+
+def full_ms(stages: Stages, task: Task, requests: int = 5) -> float:
+    """CPU milliseconds of ranking the whole catalogue for one request; the median of a few."""
+    request, took = request_of(task), []
+    with one_thread():
+        for row in range(requests + 1):
+            start = time.thread_time()
+            stages.full.run(request.rows(row, row + 1), None, 10)
+            took.append((time.thread_time() - start) * 1e3)
+    return statistics.median(took[1:])
 
 
 def times(funnels: Mapping[str, Cascade], task: Task, requests: int, seed: int) -> dict[str, Any]:

@@ -42,8 +42,10 @@ def plan(
     setting: Setting,
     seed: int,
     kept: Path,
+    budget_ms: float,
 ) -> Planned:
-    """The planner's choice (`Limits`: safe) among the depths that agree with the full ranking.
+    """The planner's choice (`Limits`: safe, within ``budget_ms``) among the depths that agree with the full
+    ranking; where none is so fast, the fastest.
 
     ``reference`` (q, 10) is the full ranking of the task's first q queries. Overlap@10 with it is R@10 where
     its ten are what is to be found. Items are stored as deep as each model can; where no plan agrees, the one
@@ -51,7 +53,8 @@ def plan(
     """
     rounds = setting.rounds
     makers = [s.model.digest() for s in cascade.stages if isinstance(s, Rank | Retrieve)]
-    mark = fingerprint(str(cascade), makers, setting.depths, setting.floor, task.query_keys.tolist(), rounds)
+    limits = [setting.floor, setting.time_share]
+    mark = fingerprint(str(cascade), makers, setting.depths, limits, task.query_keys.tolist(), rounds)
     path = kept / f"plan-{mark}.json"
     if path.exists():
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +68,9 @@ def plan(
     costs = measure_costs(variants, request_of(task), levels_of(grid), rounds=rounds, clock="cpu", seed=seed)
     points = points_of(costs, grid, values)
     bar = min(setting.floor, max(agrees))
-    choice = choose([point for point in points if agrees[point.row] >= bar], values, Limits())
+    agreeing = [point for point in points if agrees[point.row] >= bar]
+    within = max(budget_ms, min(point.ms for point in agreeing))
+    choice = choose(agreeing, values, Limits(ms=within))
     about: dict[str, Any] = {
         "depths": dict(choice.point.depths),
         "chosen": _plain(choice.point, agrees),
@@ -73,6 +78,7 @@ def plan(
         "reason": choice.reason,
         "agreed": max(agrees) >= setting.floor,
         "floor": setting.floor,
+        "budget_ms": round(budget_ms, 3),
         "plans": len(points),
         "planned_by": len(task),
         "compared_by": len(reference),

@@ -16,19 +16,15 @@ from benchmarks.whole_catalogue.drawn import RetrieveAndDraw
 from benchmarks.whole_catalogue.full import RankAll
 from benchmarks.whole_catalogue.settings import Setting
 from benchmarks.whole_catalogue.student import bring_to
-from benchmarks.whole_catalogue.teaching import taught
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Stage
-from twotower.evaluate.task import Task
 from twotower.index.item_table import ItemTable
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, save_model
 from twotower.pipeline.learning import train_model
-from twotower.pipeline.order import share_taught
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.served import dealt
 from twotower.types import Batch
 
 Say = Callable[[str], None]
@@ -91,18 +87,10 @@ class Stages:
 
     def _preranker(self) -> Rank:
         def learn() -> Model:
-            directory = self.pipeline.space.model("preranker-training")
-            return taught(
-                self.prepared, "preranker", Cascade(self.retrieve), self.rank, self.teaching_task(), directory
-            )
+            before = Cascade(self.retrieve)
+            return train_model(self.prepared, "preranker", before=before, teacher=self.rank)[0]
 
         return self._scoring("preranker", learn)
-
-    def teaching_task(self, at_most: int = 2000) -> Task:
-        """Validation queries that no plan is chosen by."""
-        task = dealt(self.prepared, self.prepared.task("valid"), share_taught(self.pipeline.recipe))[0]
-        drawn = torch.randperm(len(task), generator=torch.Generator().manual_seed(self._seed))
-        return task.take(drawn[:at_most].sort().values)
 
     def _last(self) -> Stage:
         about = self.pipeline.recipe.cascade[3]
