@@ -190,6 +190,23 @@ def test_softmax_against_equals_the_loop():
     assert softmax_against(scores, torch.zeros_like(gains), negative) == 0
 
 
+def test_softmax_against_lets_a_drawn_negative_stand_for_those_left_out():
+    """Two of four equal negatives at rate 1/2 make the loss and the gradient of all four."""
+    scores = torch.tensor([[0.3, -0.2, -0.2, -0.2, -0.2, 0.9]], requires_grad=True)
+    gains = torch.tensor([[2.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    whole = softmax_against(scores, gains, gains == 0)
+    (all_of_them,) = torch.autograd.grad(whole, scores)
+    drawn = torch.tensor([[False, True, True, False, False, True]])
+    half = math.log(0.5)
+    log_q = torch.tensor([[-7.0, half, half, 9.0, -INF, 0.0]])  # of the drawn alone it is read
+    value = softmax_against(scores, gains, drawn, log_q=log_q)
+    (some,) = torch.autograd.grad(value, scores)
+    torch.testing.assert_close(value, whole)
+    torch.testing.assert_close(some[0, [0, 5]], all_of_them[0, [0, 5]])
+    torch.testing.assert_close(some[0, 1:3], 2 * all_of_them[0, 1:3])
+    assert softmax_against(scores, gains, drawn) < value
+
+
 def test_positives_of_a_list_do_not_compete_against_negatives_only():
     one, two = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]])
     negative = torch.tensor([[False, False, True]])

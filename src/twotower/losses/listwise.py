@@ -42,21 +42,36 @@ def listnet(
     return weighted_mean(each, known if weight is None else known * weight)
 
 
-def softmax_against(scores: Tensor, gains: Tensor, negative: Tensor, weight: Tensor | None = None) -> Tensor:
+def softmax_against(
+    scores: Tensor,
+    gains: Tensor,
+    negative: Tensor,
+    weight: Tensor | None = None,
+    log_q: Tensor | None = None,
+) -> Tensor:
     """Each candidate with a gain against the list's negatives: mean of log(1 + sum_n exp(s_n - s_i)).
 
     ``gains`` (B, K) weigh the positives, 0 for all others; ``negative`` (B, K) bool. Positives do not compete
     with each other, as they would in `listnet`. The mean is over all positives, by gain and the list's
     ``weight`` (B,); one without negatives counts as 0.
 
+    ``log_q`` (B, K) is subtracted from the negatives' scores: the log of how often each is drawn on average.
+    The sum over the drawn ones then estimates the sum over all that they were drawn from; without it the
+    optimum puts a candidate the lower, the more often its kind is drawn.
+
     >>> gains = torch.tensor([[1.0, 1.0, 0.0]])
     >>> softmax_against(torch.zeros(1, 3), gains, gains == 0)
     tensor(0.6931)
+    >>> softmax_against(torch.zeros(1, 3), gains, gains == 0, log_q=torch.tensor([[0.0, 0.0, 1 / 3]]).log())
+    tensor(1.3863)
     """
     scores = scores.float()
     real = negative.any(1, keepdim=True)
+    # only the negatives: a positive is in its list whatever is drawn, no sample that stands for others, and
+    # to correct it as well would bend its own logit ("Correcting the LogQ correction", RecSys 2025)
+    rivals = scores if log_q is None else scores - log_q
     # logsumexp of nothing has no gradient: such lists get a harmless stand-in, and loss 0 below
-    against = scores.masked_fill(~negative & real, -torch.inf).masked_fill(~real, 0.0).logsumexp(1)
+    against = rivals.masked_fill(~negative & real, -torch.inf).masked_fill(~real, 0.0).logsumexp(1)
     positive = gains > 0
     each = F.softplus(against[:, None] - scores.masked_fill(~positive, 0.0)) * real
     each = each.masked_fill(~positive, 0.0)
