@@ -1,11 +1,14 @@
 """Whole requests, and the lists drawn from them."""
 
+import math
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
 
 from twotower.data.catalogue import Catalogue
-from twotower.data.full_stage import FullStage, FullStageBatches, Role, StageSampling
+from twotower.data.full_stage import LOG_Q, FullStage, FullStageBatches, Role, StageSampling
 from twotower.data.history import History, HistoryColumn
 from twotower.data.interactions import Interactions
 from twotower.errors import ConfigError, DataError
@@ -172,6 +175,62 @@ def test_histories_are_cut_at_the_request():
     samples = FullStage.of_log(LOG, USERS, ITEMS, positions=torch.tensor([1, 1]))
     (examples,) = batches(samples, {}, shuffle=False, past=past).epoch(0)
     assert examples.query["past"].tolist() == [[7, 0, 0, 0], [9, 0, 0, 0]]
+
+
+def test_log_q_is_the_share_of_its_role_that_was_drawn():
+    sampling = {"exposed": 3, "ranked": 2, "preranked": 5, "retrieved": 50, "random": 6}
+    # the positive always; 2 of 3 other exposed, 2 of 6, 5 of 8, all 12, and 6 draws among 40 items
+    rate = {-1: 1.0, 0: 1.0, 1: 2 / 3, 2: 2 / 6, 3: 5 / 8, 4: 1.0, 5: 6 / 40}
+    for examples in batches(big(), sampling).epoch(0):
+        found = examples.pair[LOG_Q].reshape(-1).tolist()
+        roles = examples.pair["role"].reshape(-1).tolist()
+        assert found == pytest.approx([math.log(rate[role]) for role in roles], abs=1e-6)
+
+
+def test_log_q_is_of_each_list_by_itself():
+    items = torch.arange(8).expand(2, 8)
+    roles = torch.tensor([[2, 2, 2, 2, 3, 3, 0, 1], [2, 3, 3, 3, 3, 3, 3, 3]], dtype=torch.int8)
+    samples = FullStage(torch.arange(2), items, roles, (roles == 0).float(), torch.full((2, 8), NAN))
+    (examples,) = batches(samples, {"ranked": 1, "preranked": 1, "random": 0}, shuffle=False).epoch(0)
+    q = {
+        (row, role): value
+        for row in range(2)
+        for role, value in zip(
+            examples.pair["role"][row].tolist(), examples.pair[LOG_Q][row].exp().tolist(), strict=True
+        )
+    }
+    wanted = {(0, 2): 1 / 4, (0, 3): 1 / 2, (0, 0): 1, (0, 1): 1, (1, 2): 1, (1, 3): 1 / 7, (1, -1): 1}
+    assert q == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("random", [3, 90])
+def test_drawn_candidates_weighed_by_log_q_stand_for_all(random):
+    """Sums over what was drawn, each divided by its rate, have the sums over everything as their mean."""
+    samples = big(requests=400)
+    sampling = {"ranked": 2, "preranked": 3, "retrieved": 4, "random": random}
+    for examples in batches(samples, sampling, batch_size=400).epoch(0):
+        role, weight = examples.pair["role"], (-examples.pair[LOG_Q]).exp()
+        for kind, size in enumerate([1, 3, 6, 8, 12, 10]):  # 10 of the 40 items are in no request
+            mean = (weight * (role == kind)).sum(1).mean().item()
+            assert mean == pytest.approx(size, rel=0.15 if kind == 5 else 1e-5)
+
+
+def test_barred_items_are_not_drawn_at_random():
+    samples = big()
+    barred = torch.tensor([30, 33, -1]).repeat(30, 1)
+    barred[0] = torch.tensor([31, -1, -1])
+    free, kept = set(), set()
+    for source, found in ((samples, free), (replace(samples, barred=barred), kept)):
+        for examples in batches(source, {"random": 40}, shuffle=False).epoch(0):
+            lucky = examples.pair["role"] == Role.RANDOM
+            found |= set(examples.items[lucky].tolist())
+            assert (examples.pair[LOG_Q][~lucky & (examples.items < 0)] == 0).all()
+    assert free == set(range(30, 40))
+    assert kept == free  # the first request bars another than the rest
+    (first, *_) = batches(replace(samples, barred=barred), {"random": 400}, shuffle=False).epoch(0)
+    random = [set(row[role == 5].tolist()) for row, role in zip(first.items, first.pair["role"], strict=True)]
+    assert random[0] == set(range(30, 40)) - {31}
+    assert random[1] == set(range(30, 40)) - {30, 33}
 
 
 def test_columns_must_fit():

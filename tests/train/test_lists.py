@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from twotower.data.batches import Examples
+from twotower.data.full_stage import LOG_Q, TEACHER_SCORE, FullStage, FullStageBatches, Role, StageSampling
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.losses import distil
@@ -30,12 +31,14 @@ GAINS = torch.tensor([[1.0, 5.0, 0.0, 0.0, 0.0, 0.0], [2.0, 0, 0, 0, 0, 0], [0.0
 TEACHER = torch.tensor(
     [[0.5, NAN, -1.0, 0.2, 0.1, NAN], [3.0, 2.0, 1.0, NAN, NAN, NAN], [NAN, 1.0, NAN, NAN, NAN, NAN]]
 )
+# 1 of 2 ranked, 1 of 8 retrieved, 1 random of 20; 1 of 4 preranked, 3 random of 20; 1 of 3 ranked
+Q = torch.tensor([[1, 1, 1, 1 / 2, 1 / 8, 0.05], [1, 1, 1 / 4, 1, 0.15, 1], [1, 1 / 3, 1, 1, 1, 1]])
 EXAMPLES = Examples(
     Batch(user=torch.arange(3) + 2),
     KEYS,
     torch.arange(3),
     labels=GAINS,
-    pair=Batch(role=ROLES.to(torch.int8), teacher_score=TEACHER),
+    pair=Batch(role=ROLES.to(torch.int8), teacher_score=TEACHER, log_q=Q.log()),
 )
 
 
@@ -69,14 +72,65 @@ def test_bce_learns_from_the_exposed_only():
 def test_softmax_sets_each_positive_against_what_was_not_exposed():
     total = weight = 0.0
     for row, role in enumerate(ROLES.tolist()):
-        s = scores()[row].tolist()
-        rest = sum(math.exp(s[n]) for n in range(6) if role[n] >= 2)
+        s, q = scores()[row].tolist(), Q[row].tolist()
+        rest = sum(math.exp(s[n]) / q[n] for n in range(6) if role[n] >= 2)  # each stands for 1 / q
         for place in range(6):
             if role[place] == 0:
                 gain = GAINS[row, place].item()
                 total -= gain * math.log(math.exp(s[place]) / (math.exp(s[place]) + rest))
                 weight += gain
     assert losses({"softmax": 1})["softmax"].item() == pytest.approx(total / weight, rel=1e-5)
+
+
+STRATA = torch.tensor([0] * 4 + [1] * 8 + [2] * 24 + [3] * 12)  # ranked, preranked, retrieved, catalogue
+
+
+class Offsets(type(model())):
+    """Each stratum's offset, and noise that knows nothing; no feature is read."""
+
+    def encode_query(self, query):
+        return query
+
+    def encode_item(self, item):
+        return item
+
+    def score(self, query, item, pair=None, mask=None):
+        place = item["movie"] - 2
+        return self.offset[STRATA[place]] + self.noise[place]
+
+
+def mean_slope(corrected, spread, epochs=200):
+    """Mean gradient of the softmax part by the strata's offsets, each item being the positive of one list."""
+    n, kinds = len(STRATA), torch.tensor([Role.RANKED, Role.PRERANKED, Role.RETRIEVED, -1])
+    own = torch.eye(n, dtype=torch.bool)
+    roles = kinds[STRATA].expand(n, n).masked_fill(own, Role.EXPOSED_POSITIVE).to(torch.int8)
+    items = torch.arange(n).expand(n, n).masked_fill(roles < 0, -1)
+    samples = FullStage(torch.zeros(n, dtype=torch.int64), items, roles, own.float(), torch.full((n, n), NAN))
+    sampling = StageSampling(ranked=2, preranked=2, retrieved=2, random=6)
+    catalogue = (STRATA == 3).nonzero()[:, 0]
+    batches = FullStageBatches(samples, Batch(user=torch.ones(1)), sampling, catalogue, batch_size=n)
+    objective = make_objective(
+        FullStageConfig(bce=0), Batch(movie=torch.arange(n) + 2), torch.ones(n), seed=0
+    )
+    one, draw = model(), torch.Generator().manual_seed(1)
+    one.__class__ = Offsets
+    one.offset = torch.zeros(4, requires_grad=True)
+    for epoch in range(epochs):
+        one.noise = spread * torch.randn(n, generator=draw)
+        for examples in batches.epoch(epoch):
+            if not corrected:
+                examples.pair[LOG_Q].zero_()
+            objective(one, examples)["softmax"].backward()
+    return one.offset.grad / epochs
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_a_stratum_as_likely_to_be_liked_as_any_is_pushed_nowhere(spread):
+    """Labels drawn whatever the stratum, scores without information: all offsets equal is the optimum."""
+    corrected, plain = mean_slope(True, spread), mean_slope(False, spread)
+    assert corrected.abs().max() < (0.02 if spread else 1e-3)
+    assert plain[0] > 0.05  # descent lowers the smallest stratum and raises the largest
+    assert plain[2] < -0.2
 
 
 def test_order_is_lambda_loss_of_gains_and_grades():
@@ -111,7 +165,7 @@ def test_parts_are_added_up_and_every_parameter_learns():
 
 def test_lists_of_nothing_but_random_items_teach_nothing():
     role = torch.where(ROLES >= 0, 5, -1).to(torch.int8)
-    pair = Batch(role=role, teacher_score=torch.full_like(TEACHER, NAN))
+    pair = Batch({"role": role, TEACHER_SCORE: torch.full_like(TEACHER, NAN), LOG_Q: Q.log()})
     nothing = Examples(EXAMPLES.query, KEYS, EXAMPLES.query_keys, torch.zeros_like(GAINS), pair=pair)
     one = model()
     found = losses({"bce": 1, "softmax": 1, "order": 1, "distil": {}, "teacher": "ranker"}, one, nothing)

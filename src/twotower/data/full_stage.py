@@ -9,6 +9,7 @@ Shape letters: R requests, K candidates of a request, B rows of a batch, W slots
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -28,6 +29,9 @@ from twotower.types import NO_ITEM, Batch, Ragged
 
 TEACHER_SCORE = "teacher_score"
 """The pair field of lists that a teacher has scored; NaN where it has not."""
+
+LOG_Q = "log_q"
+"""The pair field of drawn lists: log of the rate at which each candidate's kind was drawn."""
 
 
 class Role(IntEnum):
@@ -60,7 +64,8 @@ class FullStage:
     """R requests with all their candidates.
 
     ``positions`` cut the history column at each request; None shows the whole of it. ``times`` are when each
-    was asked, for histories that tell how long ago an event was.
+    was asked, for histories that tell how long ago an event was. ``barred`` are items that are no candidates
+    and no negatives either, such as what the query is known to take later: they are not drawn at random.
     """
 
     query_keys: Tensor  # (R,) int64
@@ -70,6 +75,7 @@ class FullStage:
     teacher: Tensor  # (R, K) float32: a ranker's scores, NaN where it gave none
     positions: Tensor | None = None  # (R,) int64
     times: Tensor | None = None  # (R,) in the unit of the events' times
+    barred: Tensor | None = None  # (R, E) int64, -1 for an empty slot
 
     def __post_init__(self) -> None:
         shape = (len(self.query_keys), self.items.shape[1])
@@ -152,10 +158,16 @@ class FullStage:
 
 
 class FullStageBatches:
-    """Batches of drawn lists: own candidates (B, W) with ``role`` and `TEACHER_SCORE` as pair fields.
+    """Batches of drawn lists: own candidates (B, W) with ``role``, `TEACHER_SCORE`, `LOG_Q` as pair fields.
 
-    Labels are the gains. A model is shown no pair field that it does not declare, so roles and teacher are
-    the objective's alone. What is drawn depends on (seed, epoch, step).
+    Labels are the gains. A model is shown no pair field that it does not declare, so all three are the
+    objective's alone. What is drawn depends on (seed, epoch, step).
+
+    Ten of 20 ranked and ten of 400 retrieved candidates are no picture of the request: ``log_q`` is the log
+    of q = drawn / available, of the slot's role in that list, so that the slot stands for 1 / q candidates.
+    It is 0 where all are kept, as exposed ones are by default, and in empty slots. A random item is drawn
+    (slots / size of the catalogue) times on average. Available is what the samples hold: of a log that was
+    sampled, what was logged.
 
     Parameters
     ----------
@@ -164,7 +176,8 @@ class FullStageBatches:
     sampling
         How many of each role; slots that a request cannot fill stay empty.
     catalogue
-        (m,) keys that random candidates are drawn from. One that the request holds anyway is left out.
+        (m,) keys that random candidates are drawn from. One that the request holds anyway, or bars, is left
+        out.
     past, context
         History column, cut at the samples' positions; (R, ...) encoded context of the requests.
     """
@@ -223,17 +236,22 @@ class FullStageBatches:
         drawn_roles = roles.gather(1, column).masked_fill(empty, -1)
         gains = samples.gains[at].gather(1, column).masked_fill(empty, 0.0)
         teacher = samples.teacher[at].gather(1, column).masked_fill(empty, torch.nan)
+        log_q = _log_share(drawn_roles, roles)
         if self._random:
             extra = self._catalogue[
                 torch.randint(len(self._catalogue), (len(at), self._random), generator=draw)
             ]
             known = (extra[:, :, None] == items[:, None, :]).any(2)
+            if samples.barred is not None:
+                known |= (extra[:, :, None] == samples.barred[at][:, None, :]).any(2)
             extra = extra.masked_fill(known, NO_ITEM)
             drawn = torch.cat([drawn, extra], 1)
             role = torch.full_like(extra, Role.RANDOM, dtype=roles.dtype).masked_fill(known, -1)
             drawn_roles = torch.cat([drawn_roles, role], 1)
             gains = torch.cat([gains, torch.zeros_like(extra, dtype=gains.dtype)], 1)
             teacher = torch.cat([teacher, torch.full_like(extra, torch.nan, dtype=teacher.dtype)], 1)
+            rate = math.log(self._random / len(self._catalogue))  # of each item, left out or not
+            log_q = torch.cat([log_q, torch.full(extra.shape, rate).masked_fill(known, 0.0)], 1)
         used = (drawn != NO_ITEM).any(0)
         used[:1] |= ~used.any()  # a list has a slot at least
         query = self._queries.take(keys).join(self._context.take(at))
@@ -241,7 +259,7 @@ class FullStageBatches:
             positions = None if samples.positions is None else samples.positions[at]
             times = None if samples.times is None else samples.times[at]
             query = self._past.join(query, keys, positions, times)
-        pair = Batch({"role": drawn_roles[:, used], TEACHER_SCORE: teacher[:, used]})
+        pair = Batch({"role": drawn_roles[:, used], TEACHER_SCORE: teacher[:, used], LOG_Q: log_q[:, used]})
         return Examples(query, drawn[:, used], keys, gains[:, used], pair=pair)
 
     def _places(self, roles: Tensor, draw: torch.Generator) -> Tensor:
@@ -254,3 +272,11 @@ class FullStageBatches:
             best = luck.masked_fill(~mine, -1.0).topk(min(wanted, roles.shape[1]), dim=1)
             parts.append(best.indices.masked_fill(best.values < 0, -1))
         return torch.cat(parts, 1)
+
+
+def _log_share(drawn: Tensor, available: Tensor) -> Tensor:
+    """(B, W) log(drawn / available) of each slot's role, from (B, W) and (B, K) roles; 0 in empty slots."""
+    kinds = torch.arange(len(Role), dtype=drawn.dtype)
+    got, had = ((roles[:, :, None] == kinds).sum(1) for roles in (drawn, available))
+    share = (got / had.clamp(min=1)).log()  # minus infinity of what no slot holds is never looked up
+    return share.gather(1, drawn.long().clamp(min=0)).masked_fill(drawn < 0, 0.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.batches import Examples
-from twotower.data.full_stage import TEACHER_SCORE, Role, StageSampling
+from twotower.data.full_stage import LOG_Q, TEACHER_SCORE, Role, StageSampling
 from twotower.errors import ConfigError
 from twotower.losses import distil
 from twotower.losses.listwise import lambda_loss, list_mle, listnet, softmax_against
@@ -175,7 +175,18 @@ class Lists(Objective):
 
 
 class FullStageObjective(Objective):
-    """See `FullStageConfig`; examples are those of `twotower.data.full_stage.FullStageBatches`."""
+    """See `FullStageConfig`; examples are those of `twotower.data.full_stage.FullStageBatches`.
+
+    Lists hold so many of each role, whatever a request's shares of them are. What the parts are over:
+
+    - ``softmax``: the whole request and the catalogue of the random items; `LOG_Q` corrects the negatives.
+    - ``order``: the list as drawn, uncorrected: roles weigh by their slots in ``sample``. Grades that rise
+      towards the exposed teach the order of the stages; by gains alone a role comes to stand the lower, the
+      larger the share of it that is drawn.
+    - ``distil``: those of the drawn list that the teacher scored, uncorrected; *kl* compares two softmaxes
+      over them. Scores that are the teacher's but for a constant are the optimum whatever is drawn; for a
+      student that cannot have them, the slots in ``sample`` say which of them count.
+    """
 
     def __init__(self, items: Batch, config: FullStageConfig) -> None:
         super().__init__(items)
@@ -202,7 +213,8 @@ class FullStageObjective(Objective):
             clicked = (role[exposed] == Role.EXPOSED_POSITIVE).float()
             losses["bce"] = config.bce * bce(scores[exposed], clicked)
         if config.softmax:
-            losses["softmax"] = config.softmax * softmax_against(scores, gains, mask & ~exposed)
+            log_q = examples.pair[LOG_Q]
+            losses["softmax"] = config.softmax * softmax_against(scores, gains, mask & ~exposed, log_q=log_q)
         if config.order:
             graded = gains + self.grades.to(gains.device)[role.clamp(min=0)] * mask
             losses["order"] = config.order * lambda_loss(scores, graded, mask)
