@@ -13,7 +13,8 @@ from twotower.index.item_table import ItemTable
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.replay import logged, replay
+from twotower.pipeline.replay import _moments, _request, logged, replay
+from twotower.types import NO_ITEM
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,36 @@ def test_a_moment_divides_what_is_known_from_what_is_shown(prepared, samples):
     assert found > 20
 
 
+def test_what_is_liked_later_in_training_is_no_negative(prepared, stages, samples):
+    before, _ = stages
+    request, _ = _request(prepared, _moments(prepared, 3, 2)[0])
+    served, _ = before(request)
+    row_of = {}
+    for row, query in enumerate(samples.query_keys.tolist()):
+        row_of.setdefault(query, []).append(row)
+    taken_out = 0
+    for query, rows in row_of.items():
+        windows = list(naive_windows(prepared, query, 3, 2))
+        later = set()  # the latest window comes first
+        for row, (_, shown) in zip(rows, windows, strict=True):
+            role = dict(zip(samples.items[row].tolist(), samples.roles[row].tolist(), strict=True))
+            own = {item for _, _, item, _ in shown}
+            assert not (later - own) & set(role)
+            assert set(samples.barred[row].tolist()) - {-1} == later
+            candidates = set(served.keys[row][served.mask[row]].tolist())
+            assert candidates - set(role) == candidates & (later - own)  # nothing else is missing
+            assert {role[item] for item in own} <= {Role.EXPOSED_POSITIVE, Role.EXPOSED_NEGATIVE}
+            taken_out += len(candidates & (later - own))
+            later |= {item for _, _, item, label in shown if label}
+    assert taken_out > 20
+
+
+def test_one_request_of_each_query_has_nothing_later(prepared, stages):
+    latest = replay(prepared, stages[0], positives=2)
+    assert (latest.barred == NO_ITEM).all()
+    assert len(latest) == len(latest.query_keys.unique())
+
+
 def test_nothing_of_the_held_out_parts_is_touched(prepared, samples):
     train = prepared.interactions(prepared.split.train)
     stride = prepared.n_items
@@ -92,8 +123,9 @@ def test_served_candidates_stand_in_the_teachers_order(prepared, stages, samples
     served = samples.items[:, :30]
     assert torch.equal(served.sort(1).values, alone.items[:, :30].sort(1).values)
     scores = samples.teacher[:, :30]
-    assert (scores.nan_to_num(-1e9).diff(dim=1) <= 0).all()
-    assert torch.equal(samples.teacher.isnan()[:, :30], served < 0)
+    assert torch.equal(scores.isnan(), served < 0)
+    lowest = scores.nan_to_num(torch.inf).cummin(1).values  # what was taken out leaves its place empty
+    assert torch.equal(lowest[served >= 0], scores[served >= 0])
     place = torch.arange(30).expand_as(served)
     by_place = torch.where(place < 5, 2, torch.where(place < 12, 3, 4)).masked_fill(served < 0, -1)
     unexposed = samples.roles[:, :30] >= 2

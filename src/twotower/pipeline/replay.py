@@ -42,6 +42,9 @@ def replay(
     touched. The others are what ``before`` serves, in the teacher's order: its first ``ranked`` candidates
     are RANKED, up to ``preranked`` PRERANKED, the rest RETRIEVED; without a teacher all are RETRIEVED.
 
+    What the query took after the next moment, up to the end of training, is no negative: it is taken out of
+    the served (their places stay) and is not drawn at random either, unless it was exposed here too.
+
     The stages have learnt from these very events, so they serve them more readily than they will new ones.
 
     Raises
@@ -59,26 +62,29 @@ def replay(
             served = teacher.run(rows, served, served.keys.shape[1])
         parts.append(Candidates(served.keys, served.scores))  # without pairs: hundreds of bytes a candidate
     served = joined(parts)
-    shown = _Shown.between(prepared, moments, until)
+    shown, later = _Shown.between(prepared, moments, until), _Shown.after(prepared, moments, until)
     place = torch.arange(served.keys.shape[1])
     by_place = torch.where(place < ranked, Role.RANKED, Role.RETRIEVED)
     by_place = torch.where((place >= ranked) & (place < preranked), Role.PRERANKED, by_place)
     if teacher is None:
         by_place = torch.full_like(by_place, Role.RETRIEVED)
     gain, hit = shown.gains_of(served.keys)
+    kept = served.mask & (hit | (later.gains_of(served.keys)[0] <= 0))
+    keys = served.keys.masked_fill(~kept, NO_ITEM)
     exposed = torch.where(gain > 0, int(Role.EXPOSED_POSITIVE), int(Role.EXPOSED_NEGATIVE))
-    roles = torch.where(hit, exposed, by_place).masked_fill(~served.mask, -1)
+    roles = torch.where(hit, exposed, by_place).masked_fill(~kept, -1)
     scores = served.scores if teacher is not None else torch.full_like(served.scores, torch.nan)
-    more, more_gain = shown.without(served.keys)
+    more, more_gain = shown.without(keys)
     more_roles = torch.where(more_gain > 0, int(Role.EXPOSED_POSITIVE), int(Role.EXPOSED_NEGATIVE))
     return FullStage(
         moments.query_keys,
-        torch.cat([served.keys, more], 1),
+        torch.cat([keys, more], 1),
         torch.cat([roles, more_roles.masked_fill(more == NO_ITEM, -1)], 1).to(torch.int8),
         torch.cat([gain, more_gain], 1),
-        torch.cat([scores.masked_fill(~served.mask, torch.nan), torch.full_like(more_gain, torch.nan)], 1),
+        torch.cat([scores.masked_fill(~kept, torch.nan), torch.full_like(more_gain, torch.nan)], 1),
         positions,
         moments.times,
+        later.liked(),
     )
 
 
@@ -210,7 +216,7 @@ def _stretches(start: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Shown:
-    """Each request's exposed items, each once, with the best gain it brought."""
+    """Each request's items of a stretch of events, each once, with the best gain it brought."""
 
     def __init__(self, n_requests: int, n_items: int, row: Tensor, items: Tensor, gains: Tensor) -> None:
         self.n_requests, self.stride = n_requests, n_items
@@ -221,16 +227,33 @@ class _Shown:
     def between(cls, prepared: Prepared, moments: Interactions, until: Tensor) -> _Shown:
         """All training events from each moment on, up to ``until`` (R,) events of the query."""
         train = prepared.split.train
+        begin = prepared.history(train, "all").position_of(moments)
+        return cls._of(prepared, moments.query_keys, begin, until, prepared.values(train))
+
+    @classmethod
+    def after(cls, prepared: Prepared, moments: Interactions, until: Tensor) -> _Shown:
+        """All training events behind the first ``until`` (R,) of the query."""
+        train, keys = prepared.split.train, moments.query_keys
+        end = prepared.history(train, "all").lengths[keys]
+        positive = prepared.interactions(train).labels  # a value may be 0 for what moments count as positive
+        assert positive is not None
+        return cls._of(prepared, keys, until, end, torch.maximum(prepared.values(train), positive))
+
+    @classmethod
+    def _of(cls, prepared: Prepared, keys: Tensor, begin: Tensor, end: Tensor, gains: Tensor) -> _Shown:
+        """Events ``begin`` to ``end`` (R,) of the queries ``keys`` (R,); ``gains`` of all training events."""
+        train = prepared.split.train
         history, events = prepared.history(train, "all"), prepared.interactions(train)
-        begin = history.position_of(moments)
-        index, offsets = _stretches(history.offsets[moments.query_keys] + begin, until - begin)
+        index, offsets = _stretches(history.offsets[keys] + begin, end - begin)
         rows, order = events.rows.sort()
         place = order[torch.searchsorted(rows, history.rows[index])]
-        row = torch.repeat_interleave(torch.arange(len(moments)), offsets.diff())
-        return cls(len(moments), prepared.n_items, row, history.items[index], prepared.values(train)[place])
+        row = torch.repeat_interleave(torch.arange(len(keys)), offsets.diff())
+        return cls(len(keys), prepared.n_items, row, history.items[index], gains[place])
 
     def gains_of(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, K) gains of candidates, 0 where not exposed, and which of them were."""
+        """(R, K) gains of candidates, 0 for those not among these, and which of them are."""
+        if not len(self.code):
+            return torch.zeros(keys.shape), torch.zeros(keys.shape, dtype=torch.bool)
         code = self._code(keys)
         at = torch.searchsorted(self.code, code).clamp(max=len(self.code) - 1)
         hit = (self.code[at] == code) & (keys != NO_ITEM)
@@ -238,11 +261,17 @@ class _Shown:
 
     def without(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """(R, more) exposed items that are not among the candidates, -1 padded, and their gains."""
-        left = ~torch.isin(self.code, self._code(keys)[keys != NO_ITEM])
-        counts = torch.bincount(self.code[left] // self.stride, minlength=self.n_requests)
+        return self._rows(~torch.isin(self.code, self._code(keys)[keys != NO_ITEM]))
+
+    def liked(self) -> Tensor:
+        """(R, E) items that brought a gain, -1 padded."""
+        return self._rows(self.gain > 0)[0]
+
+    def _rows(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        counts = torch.bincount(self.code[which] // self.stride, minlength=self.n_requests)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        items = Ragged(self.code[left] % self.stride, offsets).padded(NO_ITEM)
-        return items, Ragged(self.gain[left], offsets).padded()
+        items = Ragged(self.code[which] % self.stride, offsets).padded(NO_ITEM)
+        return items, Ragged(self.gain[which], offsets).padded()
 
     def _code(self, keys: Tensor) -> Tensor:
         return torch.arange(self.n_requests)[:, None] * self.stride + keys
