@@ -110,33 +110,118 @@ def test_without_positives_nothing_is_mimicked():
     assert [loss.item() for loss in found.values()] == [0, 0]
 
 
-def test_alignment_is_the_distance_of_covariances_from_the_largest_category():
-    torch.manual_seed(0)
-    category = torch.tensor([5, 2, 2, 0, 5, 3, 5, 1, 5, 2, 1, 7, 7])
-    vectors = torch.randn(len(category), 3, requires_grad=True)
-    loss = alignment(vectors, category)
-    largest = torch.cov(vectors[category == 5].T)
-    expected = sum(((largest - torch.cov(vectors[category == c].T)) ** 2).sum() for c in (2, 7))
-    torch.testing.assert_close(loss, expected)
+CATEGORY = [5, 2, 2, 0, 5, 3, 5, 1, 5, 2, 1, 7, 7, 0, 0, 0, 0, 0]  # four of 5, three of 2, two of 7, one of 3
+
+
+def directions(count, dim=3, seed=0):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_alignment(vectors, category, at_least):
+    """One entry of one category's covariance at a time, in plain Python."""
+    groups = {}
+    for vector, c in zip(vectors.tolist(), category, strict=True):
+        length = sum(x * x for x in vector) ** 0.5
+        groups.setdefault(c, []).append([x / length for x in vector])
+    groups = {c: rows for c, rows in sorted(groups.items()) if c > 1 and len(rows) >= at_least}
+    places = range(vectors.shape[1])
+
+    def covariance(rows):
+        mean = [sum(row[d] for row in rows) / len(rows) for d in places]
+        return [
+            sum((row[d] - mean[d]) * (row[e] - mean[e]) for row in rows) / (len(rows) - 1)
+            for d in places
+            for e in places
+        ]
+
+    major = max(groups, key=lambda c: len(groups[c]))
+    apart = [
+        sum((a - b) ** 2 for a, b in zip(covariance(rows), covariance(groups[major]), strict=True))
+        for c, rows in groups.items()
+        if c != major
+    ]
+    return sum(apart) / len(apart)
+
+
+@pytest.mark.parametrize("at_least", [2, 3])
+def test_alignment_is_the_mean_distance_of_covariances_from_the_largest_category(at_least):
+    vectors = directions(len(CATEGORY)) * torch.arange(1.0, 1 + len(CATEGORY))[:, None]
+    loss = alignment(vectors, torch.tensor(CATEGORY), at_least)
+    assert loss.item() == pytest.approx(naive_alignment(vectors, CATEGORY, at_least), rel=1e-5)
+
+
+def test_two_opposite_categories_worked_by_hand():
+    """The larger lies on the first axis (covariance diag(4/3, 0)), the other on the second (diag(0, 2))."""
+    vectors = torch.tensor([[5.0, 0.0], [-1.0, 0.0], [2.0, 0.0], [-3.0, 0.0], [0.0, 7.0], [0.0, -0.5]])
+    loss = alignment(vectors, torch.tensor([2, 2, 2, 2, 3, 3]), 2)
+    assert loss.item() == pytest.approx(16 / 9 + 4)
+
+
+def test_alignment_does_not_feel_the_length_of_vectors():
+    vectors, category = directions(len(CATEGORY)), torch.tensor(CATEGORY)
+    loss = alignment(vectors, category, 2)
+    torch.testing.assert_close(alignment(3 * vectors, category, 2), loss)
+    torch.testing.assert_close(alignment(vectors.bfloat16(), category, 2), loss, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0])
+def test_categories_that_are_distributed_alike_cost_at_most_what_chance_does(spread):
+    """Of 32 and 64 items: 1/31 + 1/63 in expectation at most, in any dimension; apart they cost more."""
+    category = torch.arange(2, 6).repeat_interleave(torch.tensor([64, 32, 32, 32]))
+    middle = torch.eye(16)[0]
+    costs = [alignment(middle + spread * directions(160, 16, seed), category, 32) for seed in range(20)]
+    assert 0 < torch.stack(costs).mean() < 1 / 31 + 1 / 63
+    other = directions(160, 16)
+    other[64:, 1:] = 0
+    assert alignment(other, category, 32) > 10 * (1 / 31 + 1 / 63)
+
+
+def test_small_categories_do_not_count():
+    vectors, category = directions(len(CATEGORY)).requires_grad_(), torch.tensor(CATEGORY)
+    loss = alignment(vectors, category, 3)
     loss.backward()
-    assert not vectors.grad[(category <= 1) | (category == 3)].any()
+    counted = (category == 5) | (category == 2)
+    assert vectors.grad.isfinite().all()
+    assert vectors.grad[counted].any(1).all()
+    assert not vectors.grad[~counted].any()
+    torch.testing.assert_close(alignment(vectors[counted], category[counted], 3), loss)
 
 
-@pytest.mark.parametrize("category", [[], [2, 2, 2], [2, 2, 3, 1, 1], [0, 0, 1, 1]])
-def test_alignment_needs_two_categories_of_two_items(category):
-    loss = alignment(torch.randn(len(category), 3), torch.tensor(category, dtype=torch.int64))
+@pytest.mark.parametrize(
+    ("category", "at_least"),
+    [([], 2), ([2, 2, 2], 2), ([2, 2, 3, 1, 1], 2), ([0, 0, 1, 1], 2), ([2, 2, 2, 3, 3], 3)],
+)
+def test_alignment_needs_two_categories_with_enough_items(category, at_least):
+    vectors = directions(len(category)).requires_grad_()
+    loss = alignment(vectors, torch.tensor(category, dtype=torch.int64), at_least)
+    loss.backward()
     assert loss.item() == 0
+    assert not vectors.grad.any()
+
+
+def test_alignment_is_computed_in_float32_under_autocast():
+    vectors, category = directions(len(CATEGORY)), torch.tensor(CATEGORY)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = alignment(vectors, category, 2)
+    assert torch.equal(found, alignment(vectors, category, 2))
+
+
+def test_an_item_without_a_vector_has_a_finite_gradient():
+    vectors = torch.cat([torch.zeros(1, 3), directions(7)]).requires_grad_()
+    alignment(vectors, torch.tensor([2] * 4 + [3] * 4), 2).backward()
+    assert vectors.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_bags_first_value_is_the_category_to_align(own):
-    model = make(category="genres", alignment=2.0, bias=True)
+    model = make(category="genres", alignment=2.0, alignment_items=2, bias=True)
     item = Batch(movie=torch.tensor([2, 3, 4, 5]), genres=torch.tensor([[2, 3], [3, 0], [2, 0], [3, 2]]))
     rep = model.encode_item(item.take(torch.arange(4).view(2, 2)) if own else item)
     labels = torch.zeros(2, 2 if own else 4)
     found = model.penalties(model.encode_query(QUERY), rep, labels)["alignment"]
     vectors = rep["vector"][..., :3].reshape(4, 3)
-    torch.testing.assert_close(found, 2 * alignment(vectors, torch.tensor([2, 3, 2, 3])))
+    assert found > 0
+    torch.testing.assert_close(found, 2 * alignment(vectors, torch.tensor([2, 3, 2, 3]), 2))
 
 
 def test_what_trains_is_not_stored():

@@ -3,7 +3,8 @@ that it met on the other one.
 
     u = MLP([query fields; a_u])    v = MLP([item fields; a_v])    score = <u, v>        (a: tables by id)
     mimic      L_u = mean |a_u - v|^2, L_v = mean |a_v - u|^2 over the positive pairs; only the a learn
-    alignment  L_c = sum over the other categories of |Cov(v of the largest one) - Cov(v of that one)|_F^2
+    alignment  L_c = mean over the other categories of |Cov(w of the largest one) - Cov(w of that one)|_F^2
+                     with w = v / |v|
     loss = prediction + .5 L_u + .5 L_v + L_c
 
 so that a query's tower reads, in a_u, what its positive items look like, and serving is one inner product.
@@ -13,6 +14,12 @@ Differs from the paper: L_u and L_v are means over the positives, not over all p
 does not depend on the share of negatives; vectors are compared at unit length unless ``mimic_unit`` is off
 (the paper compares them raw); no alignment unless ``category`` names a column. The towers are those of
 `twotower.models.two_tower`. An augmented vector is as long as the tower's, which it imitates.
+
+L_c differs thrice. The paper sums, over all categories, distances of the covariances of v itself: that grows
+with the fourth power of the length of v, so that it mostly makes vectors short, and a category with few items
+in the batch adds noise instead of a difference. Here vectors have unit length, categories of fewer than
+``alignment_items`` items in the batch are left out, and the rest are averaged. Two categories of n and m
+items that are distributed alike then cost at most 1/(n - 1) + 1/(m - 1) in expectation; any two, about 2.
 
 Letters: B queries, C shared or K own candidates, T chosen (row, place) pairs, N items, G categories,
 D vector length.
@@ -44,6 +51,9 @@ class DATConfig(TwoTowerConfig):
         None, description="item column whose values are aligned; of a bag the first"
     )
     alignment: float = Option(1.0, ge=0, description="weight of the category alignment loss")
+    alignment_items: int = Option(
+        32, ge=2, description="categories with fewer items in a batch are not aligned (the paper: all are)"
+    )
 
 
 class DAT(TwoTower):
@@ -131,7 +141,8 @@ class DAT(TwoTower):
                 out[name] = self.config.mimic * (weight * far.square().sum(-1)).sum()
         if self.category is not None and self.config.alignment:
             vectors = item["vector"][..., : self.dim].reshape(-1, self.dim)
-            out["alignment"] = self.config.alignment * alignment(vectors, item["category"].reshape(-1))
+            apart = alignment(vectors, item["category"].reshape(-1), self.config.alignment_items)
+            out["alignment"] = self.config.alignment * apart
         return out
 
     def _comparable(self, vectors: Tensor) -> Tensor:
@@ -139,24 +150,26 @@ class DAT(TwoTower):
         return functional.normalize(vectors, dim=-1) if unit else vectors
 
 
-def alignment(vectors: Tensor, category: Tensor) -> Tensor:
-    """Sum over categories of the squared distance of their covariance from that of the largest category.
+def alignment(vectors: Tensor, category: Tensor, at_least: int) -> Tensor:
+    """L_c: mean over categories of the squared distance of their covariance from that of the largest one.
 
-    ``vectors`` (N, D); ``category`` (N,) vocabulary indices: without a known one an item belongs to none.
-    Categories of fewer than two items have no covariance and are skipped; of equally large ones the lowest
-    is the largest. No more than one category: zero.
+    ``vectors`` (N, D), of which only the directions count; ``category`` (N,) vocabulary indices: without a
+    known one an item belongs to none. Categories of fewer than ``at_least`` (2 or more) items are skipped; of
+    equally large ones the lowest is the largest. Fewer than two are left: zero, with a gradient of zero.
     """
     counts = category.bincount(minlength=UNKNOWN + 1)
     counts[: UNKNOWN + 1] = 0
-    usable, lengths = counts[category] >= 2, counts[counts >= 2]
+    usable, lengths = counts[category] >= at_least, counts[counts >= at_least]
     if len(lengths) < 2:
-        return vectors.new_zeros(())
+        return vectors[:0].float().sum()
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     order = category[usable].argsort(stable=True)
-    rows = Ragged(vectors[usable][order].float(), offsets).padded()  # (G, M, D), zero behind the last
-    inside = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
-    mean = rows.sum(1, keepdim=True) / lengths[:, None, None]
-    centred = (rows - mean) * inside[..., None]
-    covariance = centred.transpose(1, 2) @ centred / (lengths - 1)[:, None, None]
-    apart: Tensor = (covariance - covariance[lengths.argmax()]).square().sum()
+    with torch.autocast(vectors.device.type, enabled=False):  # small differences of large products
+        units = functional.normalize(vectors[usable][order].float(), dim=-1)
+        rows = Ragged(units, offsets).padded()  # (G, M, D), zero behind the last
+        inside = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+        mean = rows.sum(1, keepdim=True) / lengths[:, None, None]
+        centred = (rows - mean) * inside[..., None]
+        covariance = centred.transpose(1, 2) @ centred / (lengths - 1)[:, None, None]
+        apart: Tensor = (covariance - covariance[lengths.argmax()]).square().sum() / (len(lengths) - 1)
     return apart
