@@ -1,5 +1,6 @@
 """FIT against its equations, one pair at a time: which meta query an item meets, what that query sees."""
 
+import math
 from itertools import product
 
 import pytest
@@ -44,6 +45,19 @@ def unit(heads):
     return [h / h.norm() for h in heads]
 
 
+def read_off(scorer, similarity):
+    """The lightweight similarity scorer, unit by unit: rows FC, ReLU; columns FC, ReLU; linear."""
+
+    def layer(linear, x):
+        weights = zip(linear.weight.tolist(), linear.bias.tolist(), strict=True)
+        return [b + sum(w * value for w, value in zip(row, x, strict=True)) for row, b in weights]
+
+    scale = math.exp(scorer.log_scale.item())
+    rows = [[max(0.0, y) for y in layer(scorer.rows, [scale * s for s in row])] for row in similarity]
+    columns = [max(0.0, y) for unit in zip(*rows, strict=True) for y in layer(scorer.columns, unit)]
+    return layer(scorer.out, columns)[0]
+
+
 def textbook(model, q, i, shares=None):
     """Shares (N,) mix the query's vectors; without them the item meets the one it fits best."""
     table, start = model.inputs.embeddings.table.weight, model.inputs.embeddings.starts
@@ -71,11 +85,10 @@ def textbook(model, q, i, shares=None):
         mixed = mixed + share * torch.stack(unit(model.query_tower[-1](hidden).split(D)))
     hidden = model.item_tower[0](item).clamp(min=0)
     item_heads = unit(model.item_tower[-1](hidden).split(D))
-    similarity = torch.stack([torch.stack([u @ v for v in item_heads]) for u in mixed])
-    score = model.scorer(similarity)
+    score = read_off(model.scorer, [[(u @ v).item() for v in item_heads] for u in unit(mixed)])
     if model.config.bias:
-        score = score + model.query_bias(torch.cat(user))[0] + model.item_bias(item)[0]
-    return score
+        score += (model.query_bias(torch.cat(user)) + model.item_bias(item)).item()
+    return torch.tensor(score)
 
 
 OPTIONS = [{}, {"history": HistoryConfig(kind="mean")}, {"bias": False}]
@@ -92,12 +105,29 @@ def test_serving_scores_are_those_of_the_meta_query_each_item_chose(options):
         torch.testing.assert_close(scores[q, i], textbook(model, q, i), atol=1e-5, rtol=1e-5)
 
 
+def shares_after(model, i, steps):
+    """(N,) softmax of the fit over a temperature that falls from 1 to .001 in ``anneal`` steps."""
+    x = model.inputs.item(ITEM).flatten(-2)[i]
+    tau = 1 - 0.999 * min(1.0, steps / model.config.anneal)
+    parts = [math.exp(float(model.metas.route(x) @ row) / tau) for row in model.metas.matrix]
+    return torch.tensor([part / sum(parts) for part in parts])
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("steps", [0, 3, 6], ids="after {} of 10 steps".format)
 @torch.no_grad()
-def test_training_mixes_the_query_vectors_by_the_items_shares(options):
-    model = make(**options).train()
+def test_training_mixes_the_query_vectors_by_the_items_shares(options, steps):
+    """And makes each head of the mixture a unit vector, so that similarities stay cosines."""
+    model = make(**options, anneal=10).train()
+    for _ in range(steps):
+        model.encode_item(ITEM)
     query = model.encode_query(QUERY)
-    shared, own = model.encode_item(ITEM), model.encode_item(ITEM.take(OWN))
+    shared = model.encode_item(ITEM)
+    model.metas.steps -= 1  # both layouts at the same step
+    own = model.encode_item(ITEM.take(OWN))
+    for i in range(4):
+        torch.testing.assert_close(shared["share"][i], shares_after(model, i, steps), atol=1e-5, rtol=1e-4)
+    assert shared["share"].max(-1).values.min() < 0.95, "the choice is not final yet"
     scores, own_scores = model.score(query, shared), model.score(query, own)
     for q, i in product(range(2), range(4)):
         expected = textbook(model, q, i, shared["share"][i])
@@ -115,6 +145,27 @@ def test_once_the_choice_is_final_training_and_serving_score_alike():
     model.eval()
     serving = model.score(model.encode_query(QUERY), model.encode_item(ITEM))
     torch.testing.assert_close(training, serving, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_by_default_the_choice_is_final_after_200_steps():
+    model = make().train()
+    for steps, final in ((100, False), (200, True)):
+        model.metas.steps.fill_(steps)
+        best = model.encode_item(ITEM)["share"].max(-1).values
+        assert bool((best > 0.999).all()) == final
+
+
+def test_vectors_that_cancel_in_a_mixture_have_no_direction_but_finite_gradients():
+    model = make(metas=2, bias=False).train()
+    model.metas.route.weight.data.zero_()  # equal shares
+    heads = torch.randn(2, 2, 2, 4, generator=torch.Generator().manual_seed(0))
+    heads = torch.nn.functional.normalize(heads, dim=-1)
+    heads[:, 1] = -heads[:, 0]
+    heads.requires_grad_()
+    for item in (ITEM, ITEM.take(OWN)):
+        (gradient,) = torch.autograd.grad(model.score({"heads": heads}, model.encode_item(item)).sum(), heads)
+        assert gradient.isfinite().all()
 
 
 def test_everything_learns_but_nothing_of_training_is_kept_of_an_item():

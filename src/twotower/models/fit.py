@@ -1,19 +1,23 @@
 """FIT, the fully interacted two-tower (SIGIR 2025), as pre-ranker: the item tells the query tower what kind
 of item is asked about, and a small network reads the score off a matrix of similarities.
 
-    Meta query module   p = softmax(W x_i . M^T / tau)            tau falls from 1 to 0.001 in training
+    Meta query module   p = softmax(W x_i . M^T / tau)            tau falls from 1 to 0.001, then stays there
                         c_n = target attention of row n of (M M^T) M over the query's events
                         u_n = heads of MLP([fields; c_n])         n = 1 .. N, once per request
-    Similarity scorer   S = cosines of the heads of sum over n of p_n u_n with those of v_i
+    Similarity scorer   S = cosines of the heads of sum over n of p_n u_n with those of v_i, at whatever p
                         score = w . relu(columns relu(rows S)) + b_u + b_v
 
 Serving keeps the index of the item's largest p with its heads, so a candidate meets just one u_n.
 
 Differs from the paper: in training the shares p mix the N finished query vectors, not the meta queries that
 go into them (both are the same once p has hardened; mixed before, shared candidates would need a query tower
-per pair); attention is a scaled dot product, so that every place of a history can be answered in one pass;
-without a history it runs over the query's own fields; the scale of the cosines is learned and starts where
-random heads have unit variance; a bias per side.
+per pair), and each head of the mixture is brought back to unit length; attention is a scaled dot product, so
+that every place of a history can be answered in one pass; without a history it runs over the query's own
+fields; the scale of the cosines is learned and starts where random heads have unit variance; a bias per side.
+
+tau falls over the first ``anneal`` steps, not over the whole training, whose length no model is told.
+Validation and serving take the best meta query from the start: a fall that early stopping cuts short would
+leave a model that has never trained as it is served.
 
 Letters: Q queries, C shared or K own candidates, L places, F fields, E embedding, N meta queries, G = H heads
 of a query and of an item, D head length.
@@ -38,6 +42,8 @@ from twotower.nn.split import SplitLinear
 from twotower.types import PAD, Batch, Rep, RepSpec
 
 FIELDS, SEEN = 0, 1  # the parts of the query tower's input
+SHORTEST = 1e-3
+"""Mixtures of a query's vectors that are shorter have no direction to speak of, and stay short."""
 
 
 class FITConfig(DecoupledConfig):
@@ -45,7 +51,9 @@ class FITConfig(DecoupledConfig):
     norm: Norm = "none"
     dropout: float = Option(0.0, ge=0, lt=1)
     metas: int = Option(4, ge=1, description="meta queries: vectors of a query, of which an item meets one")
-    anneal: int = Option(1000, ge=1, description="training steps until an item's choice of one is final")
+    anneal: int = Option(
+        200, ge=1, description="training steps until an item meets one alone; fewer than training has"
+    )
     heads: int = Option(4, ge=1)
     head_dim: int = Option(32, ge=1, description="floats per head; an item keeps heads x head_dim")
     hidden: int = Option(8, ge=1, description="units of the similarity scorer, per row and per column")
@@ -131,18 +139,31 @@ class FIT(Decoupled):
         users = query["heads"]
         if "share" in item:
             met = (item["share"] @ users.flatten(2)).reshape(*item["share"].shape[:2], *users.shape[2:])
+            met = functional.normalize(met, dim=-1, eps=SHORTEST)
         else:
             met = users[torch.arange(len(users), device=users.device)[:, None], item["meta"]]
         return met @ item["heads"].transpose(-1, -2)
 
     def _shared(self, query: Rep, item: Rep) -> Tensor:
-        """(Q, C, G, H) of all pairs: <sum over n of p_n u_n, v> = <[u_1 .. u_N], [p_1 v .. p_N v]>."""
+        """(Q, C, G, H) of all pairs: <sum over n of p_n u_n, v> = <[u_1 .. u_N], [p_1 v .. p_N v]>.
+
+        In training over the length of the sum.
+        """
         (Q, N, G, _), (C, H, _) = query["heads"].shape, item["heads"].shape
         share = item["share"] if "share" in item else functional.one_hot(item["meta"], N)
         users = query["heads"].transpose(1, 2).reshape(Q * G, -1)
         items = (share[:, None, :, None] * item["heads"].unsqueeze(2)).reshape(C * H, -1)
-        similarity: Tensor = users @ items.T
-        return similarity.view(Q, G, C, H).transpose(1, 2)
+        similarity: Tensor = (users @ items.T).view(Q, G, C, H)
+        if "share" in item:
+            similarity = similarity / self._lengths(query["heads"], share).unsqueeze(-1)
+        return similarity.transpose(1, 2)
+
+    def _lengths(self, users: Tensor, share: Tensor) -> Tensor:
+        """(Q, G, C): |sum over n of p_n u_n|, from the products of a query's own heads (Q, N, G, D)."""
+        users = users.transpose(1, 2)
+        products = (users @ users.transpose(-1, -2)).flatten(-2)  # (Q, G, N * N)
+        weights = (share.unsqueeze(-1) * share.unsqueeze(-2)).flatten(-2)  # (C, N * N)
+        return (products @ weights.T).clamp(min=SHORTEST**2).sqrt()
 
     def item_specs(self) -> tuple[RepSpec, ...]:
         config = self.config

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 COLDEST = 0.001
-"""Temperature of the choice at the end of training; serving takes the best."""
+"""Temperature of the choice once ``anneal`` steps are done; serving takes the best."""
 
 
 class MetaQueries(nn.Module):
     """M (N, E): an item x chooses by softmax(W x . M^T / tau), and the choice stands for a row of (M M^T) M.
 
-    tau falls in a straight line from 1 to 0.001 over ``anneal`` training steps, which the module counts:
-    `shares` is to be called once per step.
+    tau falls in a straight line from 1 to 0.001 over the first ``anneal`` training steps, which the module
+    counts (nothing tells it how many there will be), and stays there: `shares` is to be called once per step.
+    A single meta query leaves nothing to choose, and has no W.
     """
 
     steps: Tensor
@@ -28,7 +29,7 @@ class MetaQueries(nn.Module):
         super().__init__()
         self.anneal = anneal
         self.matrix = nn.Parameter(torch.randn(count, dim) * dim**-0.5)
-        self.route = nn.Linear(item_size, dim, bias=False)
+        self.route = nn.Linear(item_size, dim, bias=False) if count > 1 else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self) -> Tensor:
@@ -47,6 +48,8 @@ class MetaQueries(nn.Module):
         return self._fit(x).argmax(-1)
 
     def _fit(self, x: Tensor) -> Tensor:
+        if self.route is None:
+            return x.new_zeros(*x.shape[:-1], 1)
         fit: Tensor = self.route(x) @ self.matrix.T
         return fit
 
