@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from twotower.data.features import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.cold import COLD, COLDConfig
+from twotower.nn.mlp import RowNorm
 from twotower.types import Batch
 
 SPEC = FeatureSpec(
@@ -36,6 +38,10 @@ def cold(**config) -> COLD:
             buffer.uniform_(0.5, 1.5)
         elif name.endswith("running_mean"):
             buffer.uniform_(-0.2, 0.2)
+    for module in model.modules():  # which start as ones and zeros, and would hide that they were forgotten
+        if isinstance(module, nn.BatchNorm1d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
     return model
 
 
@@ -62,6 +68,19 @@ def groups_of(model, q, i) -> dict[str, torch.Tensor]:
     }
 
 
+def layers_of(model, x):
+    """Linear layers, each normalised with running statistics, then cut at zero; the last one is a number."""
+    first, behind = model.first.linear, list(model.deep)
+    linears = [first, *(m for m in behind if isinstance(m, nn.Linear))]
+    norms = [m.norm for m in behind if isinstance(m, RowNorm)]
+    assert len(linears) == len(norms) == len(model.config.layers)
+    for linear, norm in zip(linears, norms, strict=True):
+        x = linear.weight @ x + linear.bias
+        x = (x - norm.running_mean) / (norm.running_var + 1e-5).sqrt() * norm.weight + norm.bias
+        x = x.clamp(min=0)
+    return model.out.weight[0] @ x + model.out.bias[0]
+
+
 def textbook(model, q, i, pair=None):
     groups = groups_of(model, q, i)
     assert tuple(groups) == model.groups
@@ -74,10 +93,10 @@ def textbook(model, q, i, pair=None):
     if pair is not None:
         norm = model.pair.norm.norm
         known = (pair[q, i] - norm.running_mean) / (norm.running_var + 1e-5).sqrt()
-        parts.append(model.pair.vector(known))
+        known = known * norm.weight + norm.bias
+        parts.append(model.pair.vector.weight @ known + model.pair.vector.bias)
         shortcut = known @ model.pair.weight
-    hidden = model.deep(model.first.whole(torch.cat(parts))[None])
-    return model.out(hidden)[0, 0] + shortcut, gates
+    return layers_of(model, torch.cat(parts)) + shortcut, gates
 
 
 @pytest.mark.parametrize("store", ["ids", "embeddings", "first_layer"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from twotower.data.features import Column, FeatureSpec
 from twotower.errors import ConfigError
@@ -33,15 +34,33 @@ def textbook(model, q, i, pair=None):
         known = (pair[q, i] - model.pair.norm.norm.running_mean) / (
             model.pair.norm.norm.running_var + 1e-5
         ).sqrt()
-        parts.append(model.pair.vector(known))
+        parts.append(model.pair.vector.weight @ known + model.pair.vector.bias)
         shortcut = known @ model.pair.weight
     x0 = torch.cat(parts)
+    x = x0
+    for weight, bias in crosses_of(model):
+        x = x0 * (weight @ x + bias) + x
+    h = x0
+    deep = [module for module in model.deep if isinstance(module, nn.Linear)]
+    assert len(deep) == len(model.config.layers) - 1
+    for linear in (model.first_deep.linear, *deep):
+        h = (linear.weight @ h + linear.bias).clamp(min=0)
+    return model.out.weight[0] @ torch.cat([x, h]) + model.out.bias[0] + shortcut
+
+
+def crosses_of(model):
+    """W_l and b_l of each cross layer; of low rank, W = U V."""
     first = model.first_cross.linear
-    x = x0 * (first.weight @ x0 + first.bias) + x0
+    found = [(first.weight, first.bias)]
     for layer in model.crosses:
-        x = x0 * layer.linear(x) + x
-    deep = model.deep(model.first_deep.whole(x0))
-    return model.out(torch.cat([x, deep]))[0] + shortcut
+        if model.config.rank:
+            inner, outer = layer.linear
+            assert len(inner.weight) == model.config.rank
+            found.append((outer.weight @ inner.weight, outer.bias))
+        else:
+            found.append((layer.linear.weight, layer.linear.bias))
+    assert len(found) == model.config.crosses
+    return found
 
 
 @pytest.mark.parametrize("store", ["ids", "embeddings", "first_layer"])
