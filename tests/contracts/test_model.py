@@ -178,6 +178,25 @@ def test_save_and_load_give_the_same_bytes_of_output(named, tmp_path):
     )
 
 
+BATCH, SOFTMAX = "batch normalisation takes constants out", "a softmax does not see what its inputs share"
+STILL = [  # whose gradient is zero or rounding alone: the end of its name, in which configs, and why
+    ("metas.route.weight", lambda c: c.metas == 1, "the share of one meta query is one"),
+    (
+        "biases",
+        lambda c: hasattr(c, "crosses") and c.pair,
+        "what meets them starts at zero, beside the pair's",
+    ),
+    ("weigh.2.bias", lambda c: c.history, SOFTMAX),
+    ("attention.out.bias", lambda c: c.weighting == "softmax", SOFTMAX),
+    ("tower.0.bias", lambda c: c.norm == "batch", BATCH),
+    ("tower.0.0.bias", lambda c: c.norm == "batch", BATCH),
+    ("first.linear.bias", lambda c: c.norm == "batch", BATCH),
+    ("first_deep.linear.bias", lambda c: c.norm == "batch", BATCH),
+    ("deep.2.bias", lambda c: c.norm == "batch", BATCH),
+    ("pair.vector.bias", lambda c: c.norm == "batch", BATCH),
+]
+
+
 def test_every_parameter_learns(model):
     if not list(model.parameters()):
         return  # it counts
@@ -186,6 +205,10 @@ def test_every_parameter_learns(model):
     loss.backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, f"{name} is dead"
+        if parameter.grad is not None and not parameter.grad.to_dense().any():
+            assert any(name.endswith(end) and where(model.config) for end, where, _ in STILL), (
+                f"{name} is dead"
+            )
 
 
 SEQUENCE = [
