@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
+
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.intervals import SAMPLES
 from benchmarks.pre_ranking.markdown import markdown
 from benchmarks.pre_ranking.models import BOTH, MODELS, SMALL, TRAIN
 from benchmarks.pre_ranking.results import Cell, Results, bytes_of, mean, spread, values
 from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
+
+TOLD_THE_TIME = ("two-tower-elapsed",)
+"""Systems of the section on sequences that know how long ago the user's last event was."""
 
 
 def opening(results: Results) -> str:
@@ -31,20 +36,30 @@ def opening(results: Results) -> str:
         f"- **Settings**: the same search for every model, {TRIALS} trials or more on the validation part of "
         f"`{SEARCH_DATA}`, seed 0, chosen by log loss; reused on all other data. Variants with a history and "
         "ablations take the settings of the model they vary; a row with * had no search and takes those "
-        "every search begins with. Test parts were read once per cell.\n"
+        "every search begins with. Test parts were read once per cell."
+        f"{_one_trial(results)}\n"
         f"- **Training**: Adam on binary cross entropy, at most {TRAIN['epochs']} epochs, stopped by "
         f"validation log loss (patience {TRAIN['patience']}), batches of {TRAIN['batch_size']:,} "
         "(small data: 1,024)"
         + (f", weights averaged with decay {TRAIN['average']}" if "average" in TRAIN else "")
-        + "; alike for every model.\n"
+        + "; alike for every model. Patience of one cuts slow starters off: on `ml-100k`, MoL and FIT stop "
+        "at plateaus that some of their seeds pass.\n"
         "- **Capacity**: embeddings of 16, towers of 256-64, networks of 256-256; IntTower, MoL and FIT "
-        "keep at most 512 bytes per item.\n"
+        "keep at most 512 bytes per item. COLD is run with all its groups: its selection of groups, which is "
+        "what the paper is about, is left out.\n"
         "- **Spread**: mean ± standard deviation over seeds, which change initialisation and batch order. "
         f"**Intervals**: 95 % by a paired bootstrap over users ({SAMPLES:,} samples) of the mean over "
         "seeds.\n"
         "- **GAUC**: AUC within users, weighted by their events. **ECE**: calibration error in 15 bins of "
         "equal mass. FLOPs count matrix products alone. **CPU min** of cells made before commit 408744b hold "
-        "what denormal numbers cost then (`results/denormals.json`): up to four times too many.",
+        "what denormal numbers cost then (`results/denormals.json`): up to four times too many.\n"
+        "- **Known faults**, until these cells are measured again: FIT before commit 3e9decf was trained "
+        "with a schedule that early stopping can cut short, DAT before commit a78e5a2 with an alignment of "
+        "categories that depends on the scale of the vectors (`dat-no-alignment` has none); their rows say "
+        "nothing for or against the papers. "
+        "Cells of IntTower made before commit ea03542 have what the same user liked among the negatives of "
+        "CIR; cells of DIN made before commit 5c123d5 are validated and tested with averaged weights and "
+        "the activations' statistics of the last ones.",
     ]
     rows = []
     for data, about in DATA.items():
@@ -101,23 +116,25 @@ def targets(results: Results) -> str:
         rows.append(
             [what, aim, f"`{name}`", ", ".join(map(spread, got)), "**reached**" if reached else "missed"]
         )
-    best = _best_system(results.systems("sequences"), "nDCG@10")
-    if best is not None:
-        name, figures = best
-        reached = figures.get("R@10", 0) >= 0.31 and figures["nDCG@10"] >= 0.18
-        got_text = f"{figures.get('R@10', float('nan')):.4f}, {figures['nDCG@10']:.4f}"
-        rows.append(
-            [
-                "best sequence two-tower, leave-last-out",
-                "R@10 ≥ 0.31, nDCG@10 ≥ 0.18",
-                f"`{name}`",
-                got_text,
-                _word(reached),
-            ]
-        )
+    cells_of = results.systems("sequences")
+    for what, told in (("not told", False), ("told", True)):
+        best = chosen_system([c for c in cells_of if (c["system"] in TOLD_THE_TIME) == told], "nDCG@10")
+        if best is not None:
+            name, own = best
+            means = [mean(own, "metrics", figure) for figure in ("R@10", "nDCG@10")]
+            rows.append(
+                [
+                    f"sequence tower {what} the time of the request, leave-last-out",
+                    "R@10 ≥ 0.31, nDCG@10 ≥ 0.18",
+                    f"`{name}`",
+                    ", ".join(spread(values(own, "metrics", figure)) for figure in ("R@10", "nDCG@10")),
+                    _word(means[0] >= 0.31 and means[1] >= 0.18),
+                ]
+            )
     text = (
-        "Aims were set before the runs. The model of a row is chosen by validation log loss; its figures are "
-        "of the test part."
+        "Aims were set before the runs. The model of a row is chosen by validation log loss, that of a "
+        "leave-last-out row by validation nDCG@10 among the systems whose cells hold it (`two-tower` was "
+        "trained earlier, and its cells do not); its figures are of the test part."
     )
     return f"## What was aimed at\n\n{text}\n\n" + markdown(
         ["", "aim", "model", "AUC, log loss (or as aimed)", ""], rows, left=5
@@ -128,21 +145,36 @@ def _word(reached: bool) -> str:
     return "**reached**" if reached else "missed"
 
 
-def _best_system(cells: list[Cell], figure: str) -> tuple[str, dict[str, float]] | None:
-    able = [cell for cell in cells if figure in cell["metrics"]]
+def chosen_system(cells: list[Cell], figure: str) -> tuple[str, list[Cell]] | None:
+    """The system of the highest figure in validation, mean of its seeds, and its cells.
+
+    A cell holds its validations as ``valid``, a row per epoch, and counts with the best of them; a system
+    with a cell that holds none cannot be chosen.
+    """
+    by_system: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_system.setdefault(cell["system"], []).append(cell)
+    able = {name: own for name, own in by_system.items() if all(cell.get("valid") for cell in own)}
     if not able:
         return None
-    means = {
-        system: {
-            name: sum(c["metrics"][name] for c in own) / len(own)
-            for name in own[0]["metrics"]
-            if isinstance(own[0]["metrics"][name], int | float)
-        }
-        for system in dict.fromkeys(c["system"] for c in able)
-        if (own := [c for c in able if c["system"] == system])
-    }
-    best = max(means, key=lambda system: means[system][figure])
-    return best, means[best]
+
+    def worth(name: str) -> float:
+        return statistics.mean(max(float(epoch[figure]) for epoch in c["valid"]) for c in able[name])
+
+    best = max(able, key=worth)
+    return best, able[best]
+
+
+def _one_trial(results: Results) -> str:
+    """How many searches have no more than one trial that ran to its end."""
+    whole = [sum(t["state"] == "COMPLETE" for t in trials) for trials in results.trials.values()]
+    alone = sum(number == 1 for number in whole)
+    if not alone:
+        return ""
+    return (
+        f" In {alone} of {len(whole)} searches one trial ran to its end and all others were cut short, "
+        "so that most models have the settings every search begins with, and no other was tried to the end."
+    )
 
 
 def _small() -> str:

@@ -8,16 +8,23 @@ import numpy as np
 
 from benchmarks.pre_ranking.markdown import markdown
 from benchmarks.pre_ranking.results import Results, spread, values
+from benchmarks.pre_ranking.sections import in_order
 from twotower.metrics.significance import paired_bootstrap
 
+ROWS = (
+    *("popularity", "item-knn", "ease"),
+    *("two-tower", "two-tower-further", "mol-further", "two-tower-elapsed"),
+)
+"""The order of the tables: baselines, then what is not told the time of the request, then what is."""
 SEQUENCES = (
     "## Leave-last-out: sequences, the whole catalogue\n\n"
     "MovieLens 1M, the last item of a user tested, the one before it validation, the whole catalogue "
-    "ranked without what the user had seen. `two-tower` is the retriever of the committed recipe (full "
-    "softmax, 30 epochs); `two-tower-elapsed` is also told how long each event was the last one, up to the "
-    "moment of the request (`history: {elapsed: true}`): the models of the literature's figures are not. "
-    "`mol-further` is a mixture of logits on the same tower, its heads at random first, trained on by "
-    "sampled softmax; `two-tower-further` is the inner product trained on in the same way."
+    "ranked without what the user had seen. The first rows are baselines that know no order. "
+    "`two-tower` is the retriever of the committed recipe (full softmax, 30 epochs); `two-tower-elapsed` "
+    "is also told how long each event was the last one, up to the moment of the request (`history: "
+    "{elapsed: true}`): the models of the literature's figures are not. `mol-further` is a mixture of "
+    "logits on the same tower, its heads at random first, trained on by sampled softmax; "
+    "`two-tower-further` is the inner product trained on in the same way."
 )
 EXACT = (
     "In our copy, {estimated:,} of the {users:,} users have ratings whose times are estimated, a quarter of "
@@ -48,7 +55,7 @@ def sequences(results: Results) -> str:
     exact = results.exact_sequences()
     head = ["system", *names, *(f"{name}, exact" for name in names if exact is not None), "seeds"]
     rows = []
-    for system in dict.fromkeys(cell["system"] for cell in cells):
+    for system in in_order((cell["system"] for cell in cells), ROWS):
         own = [cell for cell in cells if cell["system"] == system]
         figures = [spread(values(own, "metrics", name)) for name in names]
         if exact is not None:
@@ -86,7 +93,7 @@ def _by_wait(results: Results, cells: list[dict[str, Any]]) -> list[str]:
         return []
     inside = [(waited >= low) & (waited < high) for _, low, high in WAITS]
     rows = [["queries", *(f"{int(chosen.sum()):,}" for chosen in inside)]]
-    for system in dict.fromkeys(cell["system"] for cell in cells):
+    for system in in_order((cell["system"] for cell in cells), ROWS):
         own = [results.per_query("sequences", cell) for cell in cells if cell["system"] == system]
         rows.append([f"`{system}`", *(spread([float(q["nDCG@10"][c].mean()) for q in own]) for c in inside)])
     return [WAITED, markdown(["nDCG@10", *(name for name, _, _ in WAITS)], rows)]

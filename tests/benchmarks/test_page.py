@@ -12,7 +12,9 @@ from benchmarks.machine import machine
 from benchmarks.pre_ranking import page
 from benchmarks.pre_ranking.claims import judge
 from benchmarks.pre_ranking.files import write_arrays, write_json
+from benchmarks.pre_ranking.opening import chosen_system
 from benchmarks.pre_ranking.results import Results
+from benchmarks.pre_ranking.sections import learning
 
 from twotower.metrics.rating import auc
 
@@ -92,3 +94,51 @@ def test_scores_are_read_back_as_they_were_kept(results):
     scores = results._scores("ml-1m-hash", "int-tower", 1)
     assert len(scores) == EVENTS
     assert auc(scores, labels.long()) > 0.9
+
+
+def sequence_cell(system, seed, test, valid=None):
+    how = {"trained": "earlier"} if valid is None else {"valid": [{"epoch": 1, "nDCG@10": v} for v in valid]}
+    metrics = {"nDCG@10": test, "R@10": 2 * test}
+    return {"data": "ml-1m-leave-last-out", "system": system, "seed": seed, "metrics": metrics, **how}
+
+
+def test_a_system_is_chosen_by_the_best_epochs_of_its_validation_and_never_by_test():
+    cells = [
+        sequence_cell("earlier", 1, test=0.9),
+        sequence_cell("better in test", 1, test=0.3, valid=[0.1]),
+        sequence_cell("chosen", 1, test=0.2, valid=[0.1, 0.3, 0.2]),
+        sequence_cell("chosen", 2, test=0.1, valid=[0.1]),
+        sequence_cell("half", 1, test=0.8, valid=[0.9]),
+        sequence_cell("half", 2, test=0.8),
+    ]
+    name, own = chosen_system(cells, "nDCG@10")
+    assert name == "chosen"
+    assert [cell["seed"] for cell in own] == [1, 2]
+    assert chosen_system(cells[:1], "nDCG@10") is None
+
+
+def test_an_aim_with_and_without_the_time_of_the_request_has_a_row_each(results, tmp_path):
+    cells = (
+        sequence_cell("two-tower-further", 1, test=0.16, valid=[0.16]),
+        sequence_cell("two-tower-elapsed", 1, test=0.19, valid=[0.19]),
+    )
+    for cell in cells:
+        write_json(results.root / "sequences" / f"{cell['system']}-1.json", cell)
+    page.write(results, tmp_path / "docs")
+    text = (tmp_path / "docs" / "pre-ranking.md").read_text()
+    assert "| R@10 ≥ 0.31, nDCG@10 ≥ 0.18 | `two-tower-further` | 0.3200, 0.1600 | missed |" in text
+    assert "| R@10 ≥ 0.31, nDCG@10 ≥ 0.18 | `two-tower-elapsed` | 0.3800, 0.1900 | **reached** |" in text
+
+
+def test_the_orders_of_the_stages_around_come_first():
+    kept = {"exposures": 0.3, "full-stage": 0.4, "retriever's order": 0.5, "ranker itself": 0.6}
+    cells = [
+        {"data": "a", "system": system, "seed": 1, "metrics": {"kept@100": value}}
+        for system, value in kept.items()
+    ]
+    text = learning(cells)
+    rows = re.findall(r"^\| `([^`]+)`", text, flags=re.MULTILINE)
+    assert rows == ["retriever's order", "ranker itself", "exposures", "full-stage"]
+    assert "No pre-ranker here keeps as many positives as the retriever's own first 100: 0.5000" in text
+    cells[1]["metrics"]["kept@100"] = 0.55
+    assert "No pre-ranker here" not in learning(cells)
