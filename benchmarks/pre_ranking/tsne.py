@@ -1,9 +1,10 @@
 """A picture of users, liked and disliked items, and what a straight line makes of their vectors.
 
-For each model, seed 1 is trained on MovieLens 1M (hash split); of users drawn at random, one liked and one
-disliked item of the test part each. A picture proves little; the probe beside it is a number: the accuracy of
-a logistic regression that is to tell liked from disliked pairs, from the item's vector alone (are some films
-liked by all?) and from the product of both vectors, entry by entry (does the space hold who likes what?).
+For each model, seed 1 is trained on the data set that ``--data`` names (MovieLens 1M, hash split, unless said
+otherwise); of users drawn at random, at most `USERS`, one liked and one disliked item of the test part each.
+A picture proves little; the probe beside it is a number: the accuracy of a logistic regression that is to
+tell liked from disliked pairs, from the item's vector alone (are some films liked by all?) and from the
+product of both vectors, entry by entry (does the space hold who likes what?).
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def draw(models: Sequence[str], data: str = SEARCH_DATA) -> None:
     folder = RESULTS / "tsne"
     write_arrays(folder / "places.npz", **places)
     about = (
-        f"The vectors of {USERS} users of the test part of `{data}`, and of one film each liked and disliked "
-        "(t-SNE of all together; weights of seed 1)."
+        f"The vectors of {len(users)} users of the test part of `{data}`, and of one film each liked and "
+        "disliked (t-SNE of all together; weights of seed 1)."
     )
     content = {"about": about, "parts": PARTS, "models": probes, "seed": SEEDS[0], "machine": machine()}
     write_json(folder / "probe.json", content)
