@@ -2,12 +2,17 @@
 
 import time
 
+import polars as pl
 import pytest
 import torch
 
+from twotower.cascade.attributes import Attributes
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.deadline import Budget, Deadline, Late
+from twotower.cascade.filter import Filter
 from twotower.cascade.rank import Rank
+from twotower.cascade.rules import Rules
+from twotower.cascade.ruleset import RuleSet
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
@@ -103,6 +108,41 @@ def test_who_reads_a_degraded_stage_is_degraded_too_and_others_are_not():
     assert trace.degraded == ("slow", "reader")
     assert trace.steps[2].degraded == "needs slow_score"
     assert found.keys.tolist() == [[3, 2, 1]] * 2  # `other` turned what `first` gave, cut to four
+
+
+def test_a_stage_that_no_time_is_left_for_says_so():
+    cascade = (First(6, wait_ms=3) >> Reverse("next", 3)).within(Budget(total_ms=1))
+    assert cascade(REQUEST)[1].steps[1].degraded == "no time was left"
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(total_ms=5),
+        Budget(stages={"filter": 1e-6, "rules": 1e-6}),
+        Budget(stages={"filter": 1e-6}),
+        Budget(stages={"rules": 1e-6}),
+    ],
+)
+def test_however_late_nothing_forbidden_is_shown(budget):
+    items = pl.DataFrame({"item": range(8), "kind": ["a", "a", "b", "b", "c", "c", "c", "c"]})
+    block = {"kind": "block", "where": {"field": "kind", "in": ["b"]}}
+    rules = Rules(RuleSet.parse({"rules": [block]}), Attributes(items, item="item"), k=3)
+    allow = torch.tensor([False, True, True, True, True, True, True, True])
+    cascade = Cascade(First(8), Reverse("slow", 8, pieces=8), Filter(allow), rules, budget=budget)
+    found, trace = cascade(Request(REQUEST.query, allow=torch.arange(8) != 4))
+    late = trace.degraded
+    assert set(late) == ({"slow", "filter", "rules"} if budget.total_ms else set(budget.stages))
+    assert found.keys.tolist() == [[1, 5, 6] if "slow" in late else [7, 6, 5]] * 2  # 0, 2, 3, 4 are forbidden
+    assert {"filter_score", "filter_rank", "rules_score", "rules_rank", "rules_given"} < set(found.pair)
+    assert cascade.degraded == dict.fromkeys(late, 2)
+
+
+def test_a_stage_behind_a_late_filter_may_read_what_it_hands_on():
+    stages = First(6), Filter(torch.arange(6) != 0), Reverse("reader", 2, reads=("filter_rank",))
+    found, trace = Cascade(*stages, budget=Budget(stages={"filter": 1e-6}))(REQUEST)
+    assert trace.degraded == ("filter",)
+    assert found.keys.tolist() == [[5, 4]] * 2
 
 
 def test_a_requests_own_budget_goes_before_the_cascades():

@@ -327,3 +327,16 @@ def test_maxima_over_one_field_of_single_values_need_no_search(bounds, keys, can
     out = stage(*rules, steps=0).run(ask(), listed(keys), k)
     if best:
         assert shown(out) == best[0]
+
+
+def test_without_time_blocked_and_deleted_items_go_and_the_order_stands():
+    there = torch.arange(N) != 1
+    boost = {"kind": "boost", "where": {"ids": ["i7"]}, "plus": 9}
+    pin = {"kind": "pin", "places": {1: "i7", 2: "i6"}, "insert": True}
+    rules = stage(BLOCK_5, SPACING, boost, pin, there=there)
+    out = rules.fallback(ask(2), listed([5, 0, 1, 2, 3, 7], [5, 1, -1, -1, -1, -1]), 3)
+    assert (shown(out), shown(out, 1)) == ([0, 2, 3], [])
+    assert rules.report(out) == {"rules.1.spacing": 1, "rules.3.pin": 1}  # 0 and 2 are of a kind
+    assert out.pair["rules_given"][0].tolist() == [0.0, -2.0, -3.0]
+    assert out.pair["rules_score"][0].tolist() == [0.0, -1.0, -2.0]
+    assert out.pair["rules_rank"][0].tolist() == [0.0, 1.0, 2.0]

@@ -262,6 +262,26 @@ def test_works_on_an_empty_candidate_list(name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", RANKERS)
+@pytest.mark.parametrize("k", [0, 7, 1000])
+def test_without_time_the_order_it_was_given_stands_cut_to_k(name: str, k: int) -> None:
+    made = member(name)
+    assert made.given is not None
+    out = made.stage.fallback(request(), made.given, k)
+    assert torch.equal(out.keys, made.given.keys[:, :k])  # none of these forbids anything
+    assert (out.scores[~out.mask] == -torch.inf).all()
+    assert torch.equal(out.pair["first_score"][out.mask], made.given.pair["first_score"][:, :k][out.mask])
+
+
+@pytest.mark.parametrize("name", ["filter", "boost"])
+def test_what_a_stage_that_forbids_hands_on_does_not_depend_on_time(name: str) -> None:
+    made = member(name)
+    assert made.given is not None
+    late, whole = made.stage.fallback(request(), made.given, 5), made.run(request(), 5)
+    assert late.pair.keys() == whole.pair.keys()
+    assert all(tensor.shape == whole.pair[field].shape for field, tensor in late.pair.items())
+
+
+@pytest.mark.parametrize("name", RANKERS)
 def test_what_earlier_stages_knew_travels_with_its_item(name: str) -> None:
     made = member(name)
     assert made.given is not None

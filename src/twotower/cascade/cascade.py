@@ -18,7 +18,8 @@ class Cascade:
     """A value made of stages; calling it answers a request and says what each stage did.
 
     With a ``budget`` a stage that misses its deadline is *degraded*: the order it was given goes on, cut to
-    its depth; the trace says so, and `degraded` counts it. A later stage that reads what a degraded one would
+    its depth and without what the stage keeps from being shown (`Stage.fallback`); the trace says so, and
+    `degraded` counts it. A later stage that reads what a degraded one would
     have said of a pair is degraded too: there is nothing to read. The first stage has no order before it; it
     runs to its end, and is only marked late.
     """
@@ -89,9 +90,10 @@ class Cascade:
                 timed.check_time()
             except Late:
                 assert deadline is not None
-                reason = f"{(deadline.at - start) * 1e3:.1f} ms were not enough"
+                given_ms = (deadline.at - start) * 1e3
+                reason = f"{given_ms:.1f} ms were not enough" if given_ms > 0 else "no time was left"
         if reason is not None:
-            output = given.best(k)
+            output = stage.fallback(replace(request, deadline=None), given, k)
             self.degraded[stage.name] += len(request)
         return Step(stage.name, k, _ms_since(start), output, given, reason)
 

@@ -32,6 +32,10 @@ class Filter(Stage):
             keep &= allowed(self.allow, candidates.keys)
         return rank_pair(self.name, only(candidates, keep).best(k))
 
+    def fallback(self, request: Request, given: Candidates, k: int) -> Candidates:
+        """Its own work: a look at a mask, and what it drops must not be shown, however late it is."""
+        return self.run(request, given, k)
+
     @property
     def bytes_per_item(self) -> float:
         return 0 if self.allow is None else 1

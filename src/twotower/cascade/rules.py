@@ -132,6 +132,18 @@ class Rules(Stage):
         keys, scores = torch.cat([p.keys for p in parts]), torch.cat([p.scores for p in parts])
         return rank_pair(self.name, Candidates(keys, scores, pair))
 
+    def fallback(self, request: Request, given: Candidates, k: int) -> Candidates:
+        """The order it was given, without blocked and deleted items.
+
+        No boost, no pin, and no place given by quotas or spacing; which of them are broken is said as ever.
+        """
+        told = given.scores.masked_fill(~given.mask, 0.0)
+        kept = given.with_pair(**{f"{self.name}_given": told})
+        kept = only(kept, given.mask & allowed(self._show, given.keys)).best(k)
+        lists = self._lists(kept, kept.keys.shape[1])
+        order = torch.arange(kept.keys.shape[1]).expand(kept.keys.shape).masked_fill(~kept.mask, EMPTY)
+        return rank_pair(self.name, self._said(kept, lists, order, k))
+
     def broken_by(self, output: Candidates) -> Tensor:
         """(Q, R) bool: which lists break which rule, read from what this stage handed on."""
         bits = output.pair[f"{self.name}_broken"]
@@ -159,20 +171,27 @@ class Rules(Stage):
         shown = given.mask & allowed(self._show, given.keys)
         scores = self._boosts.scores(given.keys, given.scores, shown, request.time)
         best = only(Candidates(given.keys, scores, given.pair), shown)
-        width = min(k, best.keys.shape[1])
+        lists = self._lists(best, min(k, best.keys.shape[1]))
+        order = place(lists)
+        if self.steps:
+            order = repair(lists, order, self.steps, request.check_time)
+        return self._said(best, lists, order, k)
+
+    def _lists(self, best: Candidates, width: int) -> Lists:
+        """What is asked of the first ``width`` places."""
         lengths = best.counts.clamp(max=width)
-        lists = Lists(
+        return Lists(
             [group.limit(width) for group in self._groups],
             [group.of(best.keys) for group in self._groups],
             best.mask,
             self._pins.columns(best.keys, lengths, width),
             lengths,
         )
-        order = place(lists)
-        if self.steps:
-            order = repair(lists, order, self.steps, request.check_time)
+
+    def _said(self, best: Candidates, lists: Lists, order: Tensor, k: int) -> Candidates:
+        """The candidates in an order, and which rules each place of it breaks."""
         chosen = _at(best, order)
-        bits = broken(lists, order) | self._pins.missed(chosen.keys, lengths, k)
+        bits = broken(lists, order) | self._pins.missed(chosen.keys, lists.lengths, k)
         return chosen.with_pair(**{f"{self.name}_broken": bits})
 
 

@@ -76,6 +76,14 @@ class Stage(ABC):
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         """The best ``k`` for each query. ``candidates`` is None for the first stage."""
 
+    def fallback(self, request: Request, given: Candidates, k: int) -> Candidates:
+        """What stands for this stage's answer where it has no time: the order it was given, cut to ``k``.
+
+        Order may suffer, what may be shown may not: a stage that keeps items from being shown keeps them back
+        here too, by work cheap enough to be done late.
+        """
+        return given.best(k)
+
     @property
     @abstractmethod
     def bytes_per_item(self) -> float:
