@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from twotower.errors import ConfigError, MismatchError
+from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.models.catalogue import load_model, make_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
@@ -75,6 +75,52 @@ def test_a_warm_run_remembers_what_it_was_started_from(earlier, tmp_path):
     assert "towers: trained already" in told
     assert weights.read_bytes() == bytes_before
     assert json.loads((tmp_path / "new" / "warm.json").read_text())["digest"]
+
+
+@pytest.mark.parametrize(
+    ("start", "out", "how"),
+    [
+        ("old", "old", "it is the directory"),
+        ("link", "old", "it is the directory"),
+        ("old/../old", "old", "it is the directory"),
+        ("old", "old/new", "it holds the directory"),
+        ("old", ".", "it lies in the directory"),
+    ],
+)
+def test_a_run_is_not_started_from_itself(earlier, tmp_path, start, out, how):
+    """Its first step would remove the vocabularies it shall take over."""
+    shutil.copytree(earlier, tmp_path / "old")
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ConfigError, match=f"{how} of the new run.*give another --out"):
+        Pipeline(Recipe.parse(LATER), tmp_path / out, warm_from=tmp_path / start)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_nor_when_it_was_moved_to_where_the_earlier_one_was(earlier, tmp_path):
+    shutil.copytree(earlier, tmp_path / "old")
+    Pipeline(Recipe.parse(LATER), tmp_path / "new", warm_from=tmp_path / "old").prepare()
+    shutil.rmtree(tmp_path / "old")
+    (tmp_path / "new").rename(tmp_path / "old")
+    Pipeline(Recipe.parse(LATER), tmp_path / "old").prepare()  # nothing to do: it is as it was
+    with pytest.raises(ConfigError, match="it is the directory of the new run"):
+        Pipeline(Recipe.parse(PLAIN), tmp_path / "old").prepare()
+    assert (tmp_path / "old" / "data" / "features").exists()
+
+
+def test_a_root_of_bundles_stands_for_its_current_version(tiny, packed, tmp_path):
+    root = shutil.copytree(packed.root, tmp_path / "root")
+    version = root / packed.bundle.version
+    assert Earlier(root).space.directory == version
+    assert Earlier(root).digest == Earlier(version).digest == Earlier(packed.run).digest
+    Pipeline(Recipe.parse(tiny()), tmp_path / "new", warm_from=root).prepare()
+    assert json.loads((tmp_path / "new" / "warm.json").read_text())["directory"] == str(version.resolve())
+    weights = version / "models" / "ranker" / "model.safetensors"
+    weights.chmod(0o644)
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(StorageError, match="its checksum is wrong"):
+        Earlier(root)
 
 
 def test_another_kind_of_model_is_refused(earlier, tmp_path):

@@ -63,6 +63,8 @@ class Pipeline:
         self.path = None if data is None else Path(data)
         self.on_error, self.say, self.events = on_error, say, events
         self.earlier = Earlier.remembered(self.space) if warm_from is None else Earlier(warm_from)
+        if self.earlier is not None and warm_from is not None:
+            self.earlier.check_apart(self.space)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
 
@@ -83,6 +85,8 @@ class Pipeline:
         """Read, split, fit the features, and say what the split may hide."""
         mark = self._prepare_mark()
         if not self.space.done("prepare", mark, self.space.data / "dataset.json"):
+            if self.earlier is not None:  # the run may have been moved to where the earlier one was
+                self.earlier.check_apart(self.space)
             self.space.begin("prepare", mark, self.space.data)
             self.say(f"reading {self.recipe.data.reader} data" + (f" from {self.path}" if self.path else ""))
             prepared = Prepared.make(

@@ -12,18 +12,26 @@ import torch
 from torch import Tensor
 
 from twotower.data.features import Features
-from twotower.errors import MismatchError
+from twotower.errors import ConfigError, MismatchError
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model
 from twotower.nn.embedding import Embeddings
+from twotower.pipeline.bundles.manifest import MANIFEST, check, stored_digest
+from twotower.pipeline.bundles.root import CURRENT, find_version
 from twotower.pipeline.workspace import Workspace, write_text
 from twotower.train.warm_start import WarmStart, warm_start
 
 
 class Earlier:
-    """A finished run to start from. New ids begin as the unknown row: the first scores are the old ones."""
+    """A finished run to start from. New ids begin as the unknown row: the first scores are the old ones.
+
+    A root of bundles stands for its current version; a version is checked, unless its ``digest`` is known.
+    """
 
     def __init__(self, directory: str | Path, digest: str | None = None) -> None:
+        if digest is None and any((Path(directory) / name).exists() for name in (CURRENT, MANIFEST)):
+            directory = find_version(directory)
+            check(directory, stored_digest(directory))
         self.space = Workspace(directory)
         self.digest = digest or self.features.digest()
 
@@ -36,6 +44,22 @@ class Earlier:
         """What the run in this workspace was started from; the earlier run may be gone since."""
         path = space.directory / "warm.json"
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def check_apart(self, space: Workspace) -> None:
+        """Refuse to start a run from itself: its first step would remove what it shall start from.
+
+        Raises
+        ------
+        ConfigError
+            The two directories are one, or one lies in the other.
+        """
+        earlier, own = self.space.directory.resolve(), space.directory.resolve()
+        if earlier == own or earlier in own.parents or own in earlier.parents:
+            how = "is" if earlier == own else "lies in" if own in earlier.parents else "holds"
+            raise ConfigError(
+                f"warm start from {self.space.directory}: it {how} the directory of the new run, "
+                f"{space.directory}, which would be overwritten; give another --out"
+            )
 
     def remember(self, space: Workspace) -> None:
         about = {"directory": str(self.space.directory.resolve()), "digest": self.digest}
