@@ -93,6 +93,15 @@ def test_without_people_it_answers_whoever_is_described(packed, tmp_path):
         again.answer(user=USER)
 
 
+def test_without_people_every_kind_of_stage_is_packed(whole_run, tmp_path):
+    """Fitted sources, a filter, rules and fields to diversify by need the items, and no event at all."""
+    bundle = build(whole_run.space.directory, tmp_path, people=False)
+    assert bundle.encoded.dataset.events.is_empty()
+    asked = {"features": {"country": "de"}, "history": [50000003], "k": 5}
+    here = Answerer.open(whole_run.space.directory).answer(**asked)
+    assert Bundle.load(tmp_path).answerer().answer(**asked).items.equals(here.items)
+
+
 def test_metrics_of_models_trained_since_are_left_out(packed, tmp_path):
     run = shutil.copytree(packed.run, tmp_path / "run")
     (run / "models/ranker/model.json").touch()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from twotower import __version__
 from twotower.cascade.cascade import Cascade
@@ -31,6 +32,7 @@ from twotower.index.manifest import files_of
 from twotower.models.base import Model
 from twotower.models.catalogue import model_class
 from twotower.pipeline.answer import Answerer
+from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.bundles.golden_answers import GoldenAnswers
 from twotower.pipeline.bundles.manifest import MANIFEST, BundleManifest, check, seal, stored_digest
 from twotower.pipeline.bundles.own_code import check_own_code, own_code
@@ -39,6 +41,7 @@ from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.inspection import read_json
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -154,21 +157,22 @@ def rollback(root: str | Path, *, code: Collection[str] = ()) -> Bundle:
 def _open(directory: Path, manifest: BundleManifest, code: Collection[str]) -> Bundle:
     """Load what the files hold: whether they are the right files has been checked."""
     check_own_code(manifest.recipe, code, directory)
-    pipeline = Pipeline(Recipe.parse(manifest.recipe, where=f"{directory}: recipe"), directory)
-    encoded = Encoded.read(pipeline.recipe, pipeline.space.data)
+    recipe, space = Recipe.parse(manifest.recipe, where=f"{directory}: recipe"), Workspace(directory)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    encoded = Encoded.read(recipe, space.data)
     _same("the features", encoded.features.digest(), manifest.features, directory)
-    _same("the item table", pipeline.space.item_source(), manifest.items, directory)
+    _same("the item table", space.item_source(), manifest.items, directory)
     _same("the schema", encoded.dataset.schema, manifest.data_schema, directory)
-    for name in _names(pipeline.recipe):  # a model's file may not name other code than the recipe does
-        found = read_json(pipeline.space.model(name) / "model.json").get("model")
-        _same(f"the class of the model {name!r}", found, pipeline.recipe.models[name].model, directory)
-    cascade = pipeline.cascade(verify=False)
-    if cascade is None or manifest.models.keys() != set(_names(pipeline.recipe)):
+    for name in _names(recipe):  # a model's file may not name other code than the recipe does
+        found = read_json(space.model(name) / "model.json").get("model")
+        _same(f"the class of the model {name!r}", found, recipe.models[name].model, directory)
+    # of the encoded data alone: without people there are no events that a run's data could be split by
+    cascade = Assembly(recipe, space, lambda: encoded).cascade(verify=False)
+    if cascade is None or manifest.models.keys() != set(_names(recipe)):
         raise MismatchError(f"{directory}: the models of the manifest are not those of its recipe's cascade")
     for name, about in manifest.models.items():
-        found = read_json(pipeline.space.model(name) / "model.json")[
-            "digest"
-        ]  # the weights' own, when loaded
+        found = read_json(space.model(name) / "model.json")["digest"]  # the weights' own, when loaded
         _same(f"the model {name!r}", found, about.digest, directory)
     bundle = Bundle(directory, manifest, encoded, cascade)
     GoldenAnswers.load(directory / "golden").replay(bundle.answerer())
