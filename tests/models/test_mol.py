@@ -121,6 +121,27 @@ def test_it_learns_from_sequences_with_sampled_negatives():
     assert dead == {"inputs.past.empty"}  # a place of a sequence is never empty
 
 
+def test_by_default_no_score_is_sure_of_anything_at_first():
+    """So that binary cross entropy starts near log 2, where the papers' temperature starts it far above."""
+    draw = torch.Generator().manual_seed(0)
+    query = Batch(
+        user=torch.arange(5).repeat(20),
+        age=torch.randn(100, 2, generator=draw),
+        past=torch.randint(1, 6, (100, 4), generator=draw),
+    )
+    item = Batch(movie=torch.arange(6).repeat(20), year=torch.randn(120, 2, generator=draw))
+    labels = torch.randint(0, 2, (100, 120), generator=draw).float()
+
+    def cost(**more):
+        torch.manual_seed(0)
+        model = MoL(SPEC, MoLConfig(**more))
+        scores = model.score(model.encode_query(query), model.encode_item(item))
+        return torch.nn.functional.binary_cross_entropy_with_logits(scores, labels).item()
+
+    assert cost() == pytest.approx(0.6931, abs=0.03)
+    assert cost(temperature=0.05) > 0.8
+
+
 def test_dropout_of_mixing_weights_is_for_training_only():
     model = make(gate_dropout=0.5)
     query, item = model.encode_query(QUERY), model.encode_item(ITEM)

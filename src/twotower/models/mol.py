@@ -10,11 +10,12 @@ with dropout on pi, and a load-balance penalty, the mean entropy of pi minus the
 query vector may come from the query's id alone. Any similarity can be approximated so; inner products cannot
 cross rank D.
 
-Differs from the papers: the temperature is learned and a bias per side may be added (binary cross entropy
-needs both); the vectors are linear in the tower's last layer, for queries too (RAILS: a gated layer of 512);
-by default g_l is one linear layer (RAILS: 128 hidden units, eight times the arithmetic of a pair at 4 x 4,
-see ``cross``); the penalty is estimated on a few candidates per query; the id's vector is held by
-the optimizer's weight decay, not by a penalty of its own.
+Differs from the papers: the temperature is learned and starts at .2 (RAILS: .05, whose first scores spread so
+far that they cost a binary cross entropy of about 1 instead of .69), and a bias per side may be added (binary
+cross entropy needs both); the vectors are linear in the tower's last layer, for queries too (RAILS: a gated
+layer of 512); by default g_l is one linear layer (RAILS: 128 hidden units, eight times the arithmetic of a
+pair at 4 x 4, see ``cross``); the penalty is estimated on a few candidates per query; the id's vector is held
+by the optimizer's weight decay, not by a penalty of its own.
 
 Letters: Q queries, T chosen (row, place) pairs, C shared or K own candidates, F fields, E embedding, Pq and
 Px vectors of a query and an item, P = Px * Pq, D vector length.
@@ -54,7 +55,7 @@ class MoLConfig(DecoupledConfig):
     cross: int = Option(0, ge=0, description="hidden units of the pair's own gate; 0 is one linear layer")
     gate_dropout: float = Option(0.2, ge=0, lt=1, description="share of mixing weights left out in training")
     balance: float = Option(0.001, ge=0, description="weight of the load-balance penalty")
-    temperature: float = Option(0.05, gt=0, description="where the learned temperature starts")
+    temperature: float = Option(0.2, gt=0, description="where the learned temperature starts (RAILS: 0.05)")
     bias: bool = Option(True, description="a score per query and per item beside the mixture")
     query_id: str | None = Option(None, description="id column that gives one of the query's vectors")
     query_id_dropout: float = Option(0.5, ge=0, lt=1, description="of that vector's entries")
