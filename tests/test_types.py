@@ -96,6 +96,16 @@ def test_sorting_is_by_score_then_key_with_empty_slots_last(slots):
         assert out.pair["two"][0, new].tolist() == [old, old]
 
 
+def test_a_score_that_is_nan_stands_last_of_the_real_candidates():
+    keys = torch.tensor([[7, 1, NO_ITEM, 3, 2, NO_ITEM, 5]])
+    scores = torch.tensor([[math.nan, -9.0, math.nan, -math.inf, math.nan, 4.0, 6.0]])
+    out = Candidates(keys, scores, Batch(place=torch.arange(7)[None])).sorted()
+    assert out.keys.tolist() == [[5, 1, 2, 3, 7, NO_ITEM, NO_ITEM]]  # as minus infinity, ties by rising key
+    assert out.scores[0].isnan().tolist() == [False, False, True, False, True, False, False]
+    assert out.scores[0, 5:].tolist() == [-math.inf] * 2
+    assert out.pair["place"][0, :5].tolist() == [6, 1, 4, 3, 0]
+
+
 def test_best_counts_and_mask():
     found = Candidates(
         torch.tensor([[4, 2, NO_ITEM], [NO_ITEM] * 3]), torch.zeros(2, 3), Batch(rank=torch.zeros(2, 3))

@@ -191,11 +191,19 @@ class Candidates:
         return Candidates(self.keys[:, start:stop], self.scores[:, start:stop], pair)
 
     def sorted(self) -> Candidates:
-        """Best first by score, ties by rising key, empty slots last. Stable and exact."""
+        """Best first by score, ties by rising key, empty slots last. Stable and exact.
+
+        A score that is NaN ranks as minus infinity, last of the real candidates, and stays NaN.
+
+        >>> keys, scores = torch.tensor([[1, 2, NO_ITEM, 3]]), torch.tensor([[0.5, torch.nan, 9.0, 0.75]])
+        >>> Candidates(keys, scores).sorted().keys.tolist()
+        [[3, 1, 2, -1]]
+        """
         scores = self.scores.masked_fill(~self.mask, -torch.inf)
+        rank_by = scores.masked_fill(scores.isnan(), -torch.inf)
         last = torch.iinfo(torch.int64).max
         by_key = self.keys.masked_fill(~self.mask, last).argsort(dim=1, stable=True)
-        order = by_key.gather(1, scores.gather(1, by_key).argsort(dim=1, descending=True, stable=True))
+        order = by_key.gather(1, rank_by.gather(1, by_key).argsort(dim=1, descending=True, stable=True))
         # a real candidate that scored minus infinity still precedes an empty slot
         order = order.gather(1, (~self.mask.gather(1, order)).to(torch.int8).argsort(dim=1, stable=True))
         return Candidates(
