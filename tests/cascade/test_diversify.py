@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from twotower.cascade.deadline import Late
 from twotower.cascade.diversify import Diversify, Diversity, Dpp, Mmr, relative
 from twotower.cascade.dpp import dpp
 from twotower.cascade.likeness import by_angle, by_values
@@ -126,6 +127,20 @@ def test_scores_that_are_not_finite_do_no_harm(how):
     out = Diversify(how, TABLE).run(REQUEST.rows(0, 1), Candidates(keys, scores), 5)
     assert sorted(out.keys[0].tolist()) == [0, 1, 2, 3, 4]
     assert out.scores.isfinite().all()
+
+
+def test_looks_at_the_clock_before_every_pick(how):
+    looks = []
+
+    class Timed(Request):
+        def check_time(self):
+            looks.append(1)
+            if len(looks) == 4:
+                raise Late
+
+    with pytest.raises(Late):
+        Diversify(how, TABLE).run(Timed(REQUEST.query), served(), 7)
+    assert len(looks) == 4  # of seven
 
 
 def test_only_the_leading_numbers_of_a_vector_may_count(how):

@@ -86,21 +86,30 @@ class Diversify(Stage):
         if not Q or not K or not k:
             return rank_pair(self.name, candidates.best(k))
         rows = max(1, self.pairs_at_once // K)
-        order = torch.cat([self._order(candidates, k, slice(s, s + rows)) for s in range(0, Q, rows)])
+        order = torch.cat(
+            [self._order(request, candidates, k, slice(s, s + rows)) for s in range(0, Q, rows)]
+        )
         rank = torch.arange(order.shape[1], device=order.device)
         places = torch.full_like(candidates.scores, -torch.inf, dtype=torch.float32)
         places.scatter_(1, order, -rank.float().expand(order.shape))
         return rank_pair(self.name, Candidates(candidates.keys, places, candidates.pair).sorted().best(k))
 
-    def _order(self, candidates: Candidates, k: int, part: slice) -> Tensor:
+    def _order(self, request: Request, candidates: Candidates, k: int, part: slice) -> Tensor:
         """(rows of the part, min(k, K)) columns in their new order."""
         how, mask = self.how, candidates.mask[part]
         relevance = relative(candidates.scores[part], mask)
         likeness = self._likeness(candidates.keys[part])
         if isinstance(how, Mmr):
-            return mmr(relevance, likeness, k, weight=how.relevance, mask=mask)
+            return mmr(relevance, likeness, k, weight=how.relevance, mask=mask, check_time=request.check_time)
         return dpp(
-            relevance, likeness, k, weight=how.relevance, strength=how.strength, window=how.window, mask=mask
+            relevance,
+            likeness,
+            k,
+            weight=how.relevance,
+            strength=how.strength,
+            window=how.window,
+            mask=mask,
+            check_time=request.check_time,
         )
 
     def _likeness(self, keys: Tensor) -> Likeness:

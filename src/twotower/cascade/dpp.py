@@ -8,6 +8,8 @@ Letters: Q queries, K candidates of a query, n = min(k, K) picks, t picks that a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ def dpp(
     strength: float = 1.0,
     window: int | None = None,
     mask: Tensor | None = None,
+    check_time: Callable[[], None] | None = None,
 ) -> Tensor:
     """Columns (Q, n) in the order of picking, empty slots last.
 
@@ -53,6 +56,8 @@ def dpp(
     items are twins, as those of one category are, a twin is worth log 0 with g = 1 and no theta weighs
     against that; with g = 0.9 it is worth log 0.19, and the next one a little less.
 
+    ``check_time`` is called before each pick.
+
     >>> from twotower.cascade.likeness import by_values
     >>> genre = by_values(torch.tensor([[2, 2, 3, 2]]))
     >>> dpp(torch.tensor([[1.0, 0.9, 0.5, 0.8]]), genre, k=4, weight=0.5).tolist()
@@ -67,6 +72,8 @@ def dpp(
     factor = relevance.new_zeros(Q, memory, K)  # column i: candidate i in an orthonormal basis of the picks
     t = 0
     for _ in range(n):
+        if check_time is not None:
+            check_time()
         column = picks.best(weight * relevance + (1 - weight) * new.clamp_min(SPENT).log())
         if t == memory:
             factor[:, : t - 1], lost = _forget(factor, picks.last(t)[:, :-1])
