@@ -94,6 +94,7 @@ def test_the_first_stage_runs_to_its_end_and_is_marked_late():
     assert found.keys.tolist() == [[0, 1]] * 2
     assert trace.steps[0].late
     assert "first: catalogue -> 8" in str(trace)
+    assert cascade.overran == {"first": 2}
     assert trace.degraded == ("next",)  # nothing was left for it
 
 

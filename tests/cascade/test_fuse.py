@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from twotower.baselines.popularity import Popularity
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.deadline import Budget, Deadline
 from twotower.cascade.fuse import Fuse
-from twotower.cascade.fusion import Quota, ReciprocalRank
+from twotower.cascade.fusion import NormalisedScore, Quota, ReciprocalRank
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve, RetrieveFrom
 from twotower.cascade.sources import RetrieveGiven
-from twotower.cascade.stage import Request
+from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.index.exact import ExactIndex
 from twotower.index.item_table import ItemTable
 from twotower.models.catalogue import make_model
-from twotower.types import NO_ITEM, Batch, Ragged
+from twotower.types import NO_ITEM, Batch, Candidates, Ragged
 
 POPULAR = Popularity().fit(Ragged.of([[0, 1, 2, 3], [0, 1, 2], [0, 1], [0]]), 6)  # the order is the key's
 
@@ -139,3 +142,52 @@ def test_names_must_be_told_apart():
         Fuse([popular], ReciprocalRank(weights={"poplar": 2}))
     with pytest.raises(ConfigError, match="popular"):
         Cascade(Fuse([popular]), RetrieveFrom(POPULAR, 2, "popular"))
+
+
+class Source(Stage):
+    """Finds one item after ``wait_ms``; looks at the clock, as a source of one's own may; knows all items."""
+
+    bytes_per_item = 0.0
+
+    def __init__(self, name: str, key: int, wait_ms: float = 0.0) -> None:
+        super().__init__(name, 3)
+        self.key, self.wait_ms, self.asked = key, wait_ms, 0
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        time.sleep(self.wait_ms / 1e3)
+        request.check_time()
+        self.asked += 1
+        keys = torch.full((len(request), 1), self.key)
+        return rank_pair(self.name, Candidates(keys, torch.ones(len(request), 1)))
+
+    def scores_of(self, request: Request, keys: torch.Tensor) -> torch.Tensor:
+        return torch.ones(keys.shape)
+
+
+def test_a_source_that_time_has_passed_before_is_left_out_and_said():
+    sources = [Source("a", 7, wait_ms=10), Source("b", 8), Source("c", 9)]
+    request = Request(Batch(user=torch.arange(2)))
+    cascade = Cascade(Fuse(sources, k=5), budget=Budget(total_ms=5))
+    out, trace = cascade(request)
+    assert [source.asked for source in sources] == [1, 0, 0]  # the first ran to its end
+    assert out.keys[:, 0].tolist() == [7, 7]
+    assert out.counts.tolist() == [1, 1]
+    assert "degraded: no time was left for b, c" in str(trace)
+    assert (trace.degraded, trace.steps[0].late) == (("retrieve",), True)
+    assert cascade.degraded == cascade.overran == {"retrieve": 2}
+    pair = {name: tensor[0, 0].item() for name, tensor in out.pair.items()}
+    assert (pair["from_a"], pair["a_score"], pair["a_rank"]) == (1, 1, 0)
+    assert (pair["from_b"], pair["b_score"], pair["b_rank"]) == (0, 0, 3)  # as of a source that found nothing
+    out, trace = cascade.within(Budget(total_ms=3_600_000))(request)
+    assert (out.counts.tolist(), trace.degraded, trace.steps[0].late) == ([3, 3], (), False)
+    assert out.pair["b_score"][0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("by", [ReciprocalRank(), NormalisedScore(), Quota()])
+def test_a_union_within_a_union_leaves_sources_out_too(by):
+    inner = Fuse([Source("a", 7), Source("b", 8)], by, name="inner")
+    request = Request(Batch(user=torch.arange(2)), deadline=Deadline(time.perf_counter() - 1))
+    out, left_out = Fuse([inner, Source("c", 9)], by).retrieve(request, 5)
+    assert left_out == ("b", "c")
+    assert out.keys[out.mask].tolist() == [7, 7]
+    assert out.scores[out.mask].isfinite().all()

@@ -19,9 +19,10 @@ class Cascade:
 
     With a ``budget`` a stage that misses its deadline is *degraded*: the order it was given goes on, cut to
     its depth and without what the stage keeps from being shown (`Stage.fallback`); the trace says so, and
-    `degraded` counts it. A later stage that reads what a degraded one would
-    have said of a pair is degraded too: there is nothing to read. The first stage has no order before it; it
-    runs to its end, and is only marked late.
+    `degraded` counts it. A later stage that reads what a degraded one would have said of a pair is degraded
+    too: there is nothing to read. The first stage has no order before it: it runs to its end, is marked late,
+    and `overran` counts it. One of several sources leaves out those that it had no time to begin; then it is
+    degraded too, and says which.
     """
 
     def __init__(self, *stages: Stage, budget: Budget | None = None) -> None:
@@ -35,7 +36,9 @@ class Cascade:
         self.budget = budget or Budget()
         self._check_names("the budget", self.budget.stages)
         self.degraded: Counter[str] = Counter()
-        """Requests, by stage, that it did not order."""
+        """Requests, by stage, that it did not order, or not with all its sources."""
+        self.overran: Counter[str] = Counter()
+        """Requests, by stage, that took longer than they may and could not be stopped."""
 
     def __rshift__(self, other: Stage | Cascade) -> Cascade:
         stages = other.stages if isinstance(other, Cascade) else (other,)
@@ -77,9 +80,11 @@ class Cascade:
         start, k = time.perf_counter(), stage.depth(request)
         deadline = budget.of(stage.name, began, start)
         if given is None:
-            output = stage.run(request, None, k)
+            output, left_out = stage.retrieve(replace(request, deadline=deadline), k)
             late = deadline is not None and deadline.left_ms <= 0
-            return Step(stage.name, k, _ms_since(start), output, None, late=late)
+            reason = f"no time was left for {', '.join(left_out)}" if left_out else None
+            self._count(stage, request, degraded=bool(left_out), late=late)
+            return Step(stage.name, k, _ms_since(start), output, None, reason, late)
         missing = [name for name in stage.reads if name not in given.pair]
         reason = f"needs {', '.join(missing)}" if missing and any(s.degraded for s in before) else None
         if reason is None:
@@ -94,8 +99,14 @@ class Cascade:
                 reason = f"{given_ms:.1f} ms were not enough" if given_ms > 0 else "no time was left"
         if reason is not None:
             output = stage.fallback(replace(request, deadline=None), given, k)
-            self.degraded[stage.name] += len(request)
+            self._count(stage, request, degraded=True)
         return Step(stage.name, k, _ms_since(start), output, given, reason)
+
+    def _count(self, stage: Stage, request: Request, *, degraded: bool = False, late: bool = False) -> None:
+        if degraded:
+            self.degraded[stage.name] += len(request)
+        if late:
+            self.overran[stage.name] += len(request)
 
     def _check_names(self, what: str, names: Iterable[str], *, inner: bool = False) -> None:
         known = (stage.names if inner else (stage.name,) for stage in self.stages)

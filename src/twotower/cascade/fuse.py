@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from twotower.cascade.fusion import Fusion, Merged, ReciprocalRank
-from twotower.cascade.stage import Request, Stage, rank_pair
+from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.config import nearest
 from twotower.errors import ConfigError
 from twotower.types import Batch, Candidates
@@ -34,6 +35,9 @@ class Fuse(Stage):
     Beside its own score and rank it hands on, for every source, ``<source>_score``, ``<source>_rank`` (from
     0) and ``from_<source>`` (1, or 0 where the source did not return the item: then the rank is the source's
     k, and the score what a `Scorer` says of it, else 0). What a source hands on beyond these is dropped.
+
+    A source that has not begun when the deadline has passed is left out: as if it had found nothing, and it
+    scores nothing either. One that has begun runs to its end, and the first one always begins.
 
     Parameters
     ----------
@@ -66,22 +70,38 @@ class Fuse(Stage):
         return (self.name, *(name for source in self.sources for name in source.names))
 
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
-        depths = [source.depth(request) for source in self.sources]
-        found = [source.run(request, None, n) for source, n in zip(self.sources, depths, strict=True)]
+        return self.retrieve(request, k)[0]
+
+    def retrieve(self, request: Request, k: int) -> tuple[Candidates, tuple[str, ...]]:
+        found, left_out = list[Candidates](), list[str]()
+        for source in self.sources:
+            if found and request.deadline is not None and request.deadline.left_ms <= 0:
+                found.append(no_candidates(len(request), found[0].keys.device))
+                left_out.append(source.name)
+                continue
+            one, within = source.retrieve(request, source.depth(request))
+            found.append(one)
+            left_out += within
+        untimed = replace(request, deadline=None)
+        return self._unite(untimed, found, k, left_out), tuple(left_out)
+
+    def _unite(
+        self, request: Request, found: Sequence[Candidates], k: int, left_out: Collection[str]
+    ) -> Candidates:
         merged = Merged.of(found)
         scores = self.by.scores(merged, [self.by.weights.get(source.name, 1.0) for source in self.sources])
         column = torch.arange(merged.keys.shape[1]).expand(merged.keys.shape)
         united = Candidates(merged.keys, scores.float(), Batch(column=column)).sorted().best(k)
         column = united.pair["column"]
         pair = Batch()
-        for number, (source, one, depth) in enumerate(zip(self.sources, found, depths, strict=True)):
+        for number, (source, one) in enumerate(zip(self.sources, found, strict=True)):
             rank = torch.arange(float(one.keys.shape[1])).expand(one.keys.shape)
-            if isinstance(source, Scorer):
+            if isinstance(source, Scorer) and source.name not in left_out:
                 pair[f"{source.name}_score"] = source.scores_of(request, united.keys)
             else:
                 pair[f"{source.name}_score"] = merged.spread(number, one.scores, 0.0).gather(1, column)
             for field, values, missing in (
-                (f"{source.name}_rank", rank, float(depth)),
+                (f"{source.name}_rank", rank, float(source.depth(request))),
                 (f"from_{source.name}", torch.ones_like(rank), 0.0),
             ):
                 pair[field] = merged.spread(number, values, missing).gather(1, column)

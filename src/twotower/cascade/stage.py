@@ -76,6 +76,13 @@ class Stage(ABC):
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         """The best ``k`` for each query. ``candidates`` is None for the first stage."""
 
+    def retrieve(self, request: Request, k: int) -> tuple[Candidates, tuple[str, ...]]:
+        """The answer as first stage, where nothing can stand for it: it runs to its end, whatever the time.
+
+        Beside it the names of stages within it that were left out because time had passed.
+        """
+        return self.run(replace(request, deadline=None), None, k), ()
+
     def fallback(self, request: Request, given: Candidates, k: int) -> Candidates:
         """What stands for this stage's answer where it has no time: the order it was given, cut to ``k``.
 

@@ -16,7 +16,8 @@ class Step:
     took_ms: float
     output: Candidates
     given: Candidates | None  # None for the stage that retrieves
-    degraded: str | None = None  # why the stage did not order its output: then it is the order it was given
+    degraded: str | None = None
+    """Why the stage did not do its work: the output is then its fallback, or without some of its sources."""
     late: bool = False  # it took longer than it may, but could not be stopped
 
     @property
