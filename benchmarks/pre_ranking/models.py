@@ -111,8 +111,8 @@ ALL: dict[str, Competitor] = {
     "fit": FIT,
     # rankers, and pre-rankers in the way of rankers
     "logistic-regression": Competitor("logistic-regression", False, {"sparse": False}),
-    # at the others' size; seven layers with layer norm did not learn at a rate of .006, and batch norm keeps
-    # statistics of weights that are not the averaged ones
+    # at the others' size: seven layers with layer norm did not learn at a rate of .006, and when these cells
+    # were made batch norm kept statistics of weights that are not the averaged ones
     "cold": Competitor("cold", False, DEEP | {"norm": "none"}, crosses=True),
     "fscd": Competitor("fscd", False, DEEP, reduced=True),
     "wide-and-deep": Competitor("wide-and-deep", False, DEEP, crosses=True),

@@ -68,6 +68,7 @@ def recipe_of(system: str, seed: int) -> Recipe:
             "history": history,
             "bias": False,
             "dim": 32,
+            "temperature": 0.05,  # as RAILS
             "gate_dropout": 0.0,
         }
     only = {"models": {"retriever": retriever}, "cascade": [], "baselines": [], "seed": seed}
