@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from twotower.cli.options import Json, RunDirectory
 from twotower.cli.session import reported_errors, show
+from twotower.errors import ConfigError
 
 app = typer.Typer(
     help=(
@@ -39,7 +41,11 @@ def build(
         bool, typer.Option(help="Bring the users and their events, to answer known users by id.")
     ] = True,
     plan: Annotated[
-        Path | None, typer.Option("--plan", help="A JSON file of the planner to keep in the manifest.")
+        Path | None,
+        typer.Option(
+            "--plan",
+            help="A JSON file of the planner to keep in the manifest, instead of the run's plan.json.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +58,11 @@ def build(
         from twotower.pipeline.inspection import read_json
 
         chosen = None if plan is None else read_json(plan)
-        bundle = build_bundle(run, root, people=people, plan=chosen)
+        if plan is not None and not isinstance(chosen, dict):
+            raise ConfigError(f"--plan {plan}: expected a JSON object, as `twotower plan` writes it")
+        bundle = build_bundle(
+            run, root, people=people, plan=chosen, say=lambda line: print(line, file=sys.stderr)
+        )
         show({"version": bundle.version, **bundle.manifest.counts} if as_json else str(bundle), as_json)
 
 
@@ -74,7 +84,8 @@ def verify(
 
         bundle = Bundle.load(path, fast=fast, code=code or ())
         found = {"version": bundle.version, **bundle.manifest.counts, **bundle.manifest.provenance}
-        show(found if as_json else f"{bundle}: whole, and answers as it did", as_json)
+        whole = "of the right sizes (sizes only: no checksum was compared)" if fast else "whole"
+        show(found if as_json else f"{bundle}: {whole}, and answers as it did", as_json)
 
 
 @app.command()

@@ -27,6 +27,7 @@ from twotower.evaluate.trec import write_qrels, write_run
 from twotower.models.base import Model
 from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
+from twotower.pipeline.inspection import read_json
 from twotower.pipeline.learning import LabelledEvents, train_model
 from twotower.pipeline.mining import mined_for, mining_sources
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
@@ -279,6 +280,15 @@ class Pipeline:
         self._write(report)
         return report
 
+    def measured_mark(self) -> str:
+        """What a report was measured of: the recipe but for its budgets, the models, the prepared data."""
+        plain = self.recipe.plain()
+        for limited in (plain, *plain["cascade"]):
+            limited.pop("budget_ms", None)
+        paths = {name: self.space.model(name) / "model.json" for name in self.recipe.models}
+        digests = {name: read_json(path).get("digest") for name, path in paths.items() if path.exists()}
+        return fingerprint(plain, digests, self.space.finished().get("prepare"))
+
     def _split_note(self) -> str:
         """The protocol every number rests on, and how much of the test part the tie rule decided."""
         test = self.prepared.leakage.parts["test"]
@@ -320,7 +330,8 @@ class Pipeline:
 
     def _write(self, report: Report) -> None:
         results = self.space.results
-        write_text(results / "report.json", json.dumps(report.plain(), indent=2))
+        content = report.plain() | {"measured": self.measured_mark()}
+        write_text(results / "report.json", json.dumps(content, indent=2))
         write_text(results / "report.txt", report.text() + "\n")
         if report.experiment is None:
             return

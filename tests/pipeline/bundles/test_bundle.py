@@ -102,10 +102,47 @@ def test_without_people_every_kind_of_stage_is_packed(whole_run, tmp_path):
     assert Bundle.load(tmp_path).answerer().answer(**asked).items.equals(here.items)
 
 
-def test_metrics_of_models_trained_since_are_left_out(packed, tmp_path):
-    run = shutil.copytree(packed.run, tmp_path / "run")
-    (run / "models/ranker/model.json").touch()
-    assert build(run, tmp_path / "root").manifest.metrics == {}
+@pytest.fixture
+def run(packed, tmp_path):
+    """A copy of the run, to change."""
+    return shutil.copytree(packed.run, tmp_path / "run")
+
+
+def test_metrics_of_models_trained_since_are_left_out(run, tmp_path):
+    path = run / "results/report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"measured": "of other models"}))
+    said = []
+    assert build(run, tmp_path / "root", say=said.append).manifest.metrics is None
+    assert "is of another recipe or other models" in said[0]
+    path.unlink()
+    assert build(run, tmp_path / "root", say=said.append).manifest.metrics is None
+    assert "the run was not evaluated" in said[1]
+
+
+def test_a_plan_applied_after_the_evaluation_leaves_the_metrics_out(tiny, run, tmp_path):
+    """They are of the depths before; but a budget of time changes nothing that was measured without one."""
+    plan = {"depths": {"retrieve": 20, "rank": 10}, "stores": {}}
+    for number, (changes, measured, expected) in enumerate(
+        [
+            (("budget_ms=5000", "cascade.1.budget_ms=2000"), True, None),
+            (("plan.depths.retrieve=20", "plan.depths.rank=10"), False, plan | {"reason": "safe"}),
+            (("plan.depths.retrieve=15",), False, None),
+        ]
+    ):
+        (run / "plan.json").write_text(json.dumps(plan | {"reason": "safe"}))
+        pipeline = Pipeline(Recipe.parse(tiny(*changes)), run)
+        pipeline.prepare()
+        said = []
+        manifest = build(run, tmp_path / f"root{number}", say=said.append).manifest
+        assert (manifest.metrics is not None) == measured
+        assert manifest.plan == expected
+        assert any("differs from the recipe's plan" in line for line in said) == (number == 2)
+
+
+def test_models_trained_again_have_another_mark(packed, other):
+    first, second = (Pipeline.open(each.run).measured_mark() for each in (packed, other))
+    assert first != second
+    assert first == packed.bundle.manifest.metrics["measured"]
 
 
 def test_an_approximate_index_is_packed_whole(tiny, packed, tmp_path):

@@ -39,7 +39,7 @@ from twotower.pipeline.bundles.own_code import check_own_code, own_code
 from twotower.pipeline.bundles.root import CURRENT, BundleRoot, find_version
 from twotower.pipeline.encoded import Encoded
 from twotower.pipeline.inspection import read_json
-from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.pipeline import Pipeline, Say
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.workspace import Workspace
 
@@ -87,7 +87,12 @@ class Bundle:
 
 
 def build(
-    run: str | Path, root: str | Path, *, people: bool = True, plan: Mapping[str, Any] | None = None
+    run: str | Path,
+    root: str | Path,
+    *,
+    people: bool = True,
+    plan: Mapping[str, Any] | None = None,
+    say: Say = lambda line: None,
 ) -> Bundle:
     """Pack a finished run into a new version below ``root``, verify it, publish it and make it current.
 
@@ -101,17 +106,22 @@ def build(
         Bring the table of queries and the events, which answers by id need. Without them the bundle answers
         described queries only. The vocabulary and the golden rows still hold ids.
     plan
-        What the planner chose, as data; kept in the manifest.
+        What the planner chose, as data; kept in the manifest. None: the run's ``plan.json``, if its depths
+        and stores are those of the recipe's plan.
+    say
+        Is told what is left out of the manifest, and why.
 
     Raises
     ------
     ConfigError
-        The run has no cascade, or a step of it is not finished.
+        The run has no cascade, a step of it is not finished, or the plan is no mapping.
     MismatchError
         The recipe asks for another model than was trained, or the run's parts do not belong together.
     StorageError
         The disk is full or refuses, or another build is under way.
     """
+    if plan is not None and not isinstance(plan, Mapping):
+        raise ConfigError(f"plan: expected an object as `twotower plan` writes it, found {plan!r}")
     pipeline = Pipeline.open(run)
     models = _finished_models(pipeline)
     cascade = pipeline.cascade()
@@ -124,7 +134,9 @@ def build(
         with place.draft() as draft:
             _copy(pipeline, encoded, draft, models, people)
             answers.save(draft / "golden")
-            digest = seal(draft, _about(pipeline, encoded, models, people, plan))
+            about = _about(pipeline, encoded, models, people)
+            about |= {"plan": _plan(pipeline, say) if plan is None else dict(plan)}
+            digest = seal(draft, about | {"metrics": _metrics(pipeline, say)})
             made = _open(draft, check(draft, digest), own_code(pipeline.recipe.plain()))
             directory = place.publish(draft, digest)
         place.switch(directory.name)
@@ -246,14 +258,8 @@ def _copy(
             raise StorageError(f"{draft}: could not be written: {error}") from error
 
 
-def _about(
-    pipeline: Pipeline,
-    encoded: Encoded,
-    models: Mapping[str, Model],
-    people: bool,
-    plan: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What the manifest says beside the files."""
+def _about(pipeline: Pipeline, encoded: Encoded, models: Mapping[str, Model], people: bool) -> dict[str, Any]:
+    """What the manifest says beside the files, but for plan and metrics."""
     recipe, dataset = pipeline.recipe, encoded.dataset
     return {
         "name": recipe.name,
@@ -274,8 +280,6 @@ def _about(
             "queries": len(dataset.queries) if people else 0,
             "events": len(dataset.events) if people else 0,
         },
-        "plan": None if plan is None else dict(plan),
-        "metrics": _metrics(pipeline, models),
         "provenance": {
             "built": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": dataset.name,
@@ -289,15 +293,28 @@ def _about(
     }
 
 
-def _metrics(pipeline: Pipeline, models: Mapping[str, Model]) -> dict[str, Any]:
-    """The run's report; nothing where it was measured before a model was trained again."""
-    report, space = pipeline.space.results / "report.json", pipeline.space
-    if not report.exists():
-        return {}
-    measured = report.stat().st_mtime_ns
-    if any((space.model(name) / "model.json").stat().st_mtime_ns > measured for name in models):
-        return {}
-    return read_json(report)
+def _plan(pipeline: Pipeline, say: Say) -> dict[str, Any] | None:
+    """The run's own ``plan.json``, where it is the plan that the recipe has."""
+    asked, path = pipeline.recipe.plan, pipeline.space.directory / "plan.json"
+    if asked is None:
+        return None
+    found: Any = read_json(path) if path.exists() else None
+    if isinstance(found, dict) and {name: found.get(name) for name in asked.plain()} == asked.plain():
+        return found
+    why = "differs from the recipe's plan" if path.exists() else "is missing"
+    say(f"plan: left out of the manifest, {path} {why}; the depths are in the recipe, or name one by --plan")
+    return None
+
+
+def _metrics(pipeline: Pipeline, say: Say) -> dict[str, Any] | None:
+    """The run's report; nothing where it was measured of another recipe, of other models or of other data."""
+    path = pipeline.space.results / "report.json"
+    report = read_json(path) if path.exists() else None
+    if report is not None and report.get("measured") == pipeline.measured_mark():
+        return report
+    why = "the run was not evaluated" if report is None else f"{path} is of another recipe or other models"
+    say(f"metrics: left out of the manifest, {why}; run: twotower evaluate, and build it again")
+    return None
 
 
 def _commit(directory: Path) -> str | None:

@@ -63,6 +63,8 @@ class BundleDiff:
 
     def text(self) -> str:
         """A line per change and a table of metrics, for a terminal."""
+        if self.a == self.b:  # a name holds the digest of all that is in it
+            return f"{self.a}: both are this version, there is nothing to compare"
         lines = [f"{self.a} -> {self.b}"]
         lines += [f"{name}: {_short(was)} -> {_short(now)}" for name, (was, now) in self.parts.items()]
         for name, (was, now) in self.settings.items():
@@ -145,7 +147,7 @@ def _metrics(manifest: BundleManifest) -> dict[str, float | None]:
     """Measures of the last report by stage and name."""
     return {
         f"{stage['stage']} {name}": value
-        for stage in manifest.metrics.get("stages", [])
+        for stage in (manifest.metrics or {}).get("stages", [])
         for name, value in stage.items()
         if name != "stage"
     }

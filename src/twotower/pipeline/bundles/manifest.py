@@ -50,7 +50,7 @@ class BundleManifest(Config):
     models: dict[str, BundledModel]
     counts: dict[str, int]
     plan: dict[str, Any] | None
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] | None = Field(description="the run's report, if it is of this recipe and models")
     provenance: dict[str, Any]
     files: dict[str, BundledFile]
 
