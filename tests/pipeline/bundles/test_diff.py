@@ -67,6 +67,12 @@ def test_plain_is_json_and_text_has_a_line_for_each(found):
     assert text.count("vocabulary ") == len(found.vocabularies)
 
 
+def test_a_version_and_the_root_that_serves_it_are_the_same(packed):
+    same = diff(packed.bundle.directory, packed.root)
+    assert same.text() == f"{packed.bundle.version}: both are this version, there is nothing to compare"
+    assert same.plain()["from"] == same.plain()["to"]
+
+
 def test_one_that_is_none_is_refused(packed, tmp_path):
     with pytest.raises(StorageError, match="no version of a bundle is current"):
         diff(packed.root, tmp_path)

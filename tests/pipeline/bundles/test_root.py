@@ -30,6 +30,21 @@ def test_versions_are_numbered_and_named_by_their_digest(tmp_path):
     assert find_version(place.path(made[0])) == place.path(made[0])
 
 
+def test_a_version_is_found_from_within_and_through_links(tmp_path, monkeypatch):
+    place = BundleRoot(tmp_path / "root")
+    first = place.path(publish(place, "a"))
+    second = place.path(publish(place, "b"))
+    (tmp_path / "production").symlink_to(first)
+    assert find_version(tmp_path / "production") == first
+    monkeypatch.chdir(first)
+    assert find_version(".") == first
+    assert find_version("..").resolve() == second
+    monkeypatch.chdir(place.directory)
+    assert find_version(".").resolve() == second
+    (first / MANIFEST).unlink()  # its digest still says that it is a version, and no root
+    assert find_version(tmp_path / "production") == first
+
+
 def test_after_9999_versions_follow_by_number_not_by_letter(tmp_path):
     place = BundleRoot(tmp_path)
     (tmp_path / "9999-ffffffffffff").mkdir()

@@ -150,7 +150,8 @@ class BundleRoot:
 def find_version(path: str | Path) -> Path:
     """The directory of one version: the path itself, or the current one of the root that it is."""
     path = Path(path)
-    if (path / MANIFEST).exists() or digest_path(path).exists():
-        return path
+    version = path.resolve()  # by its own name, though it is named "." or by a link
+    if (version / MANIFEST).exists() or (version.name and digest_path(version).exists()):
+        return version
     root = BundleRoot(path)
     return root.path(root.served()[0])
