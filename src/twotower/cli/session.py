@@ -79,12 +79,14 @@ def opened_pipeline(
 
 
 def opened_answerer(directory: Path, items_log: Path | None, code: Sequence[str] | None) -> Answerer:
-    """Who answers for a run or for a bundle, with the changes of its items."""
+    """Who answers for a run or for a bundle, with the changes of its items; begins no log of them."""
+    from twotower.index.item_log import check_begun
     from twotower.pipeline.answer import Answerer
     from twotower.pipeline.bundles.bundle import Bundle, is_bundle
     from twotower.pipeline.bundles.live import LiveBundle
 
     if items_log is not None:
+        check_begun(items_log)
         return LiveBundle.load(directory, items_log, code=code or ()).answerer()
     if is_bundle(directory):
         return Bundle.load(directory, code=code or ()).answerer()

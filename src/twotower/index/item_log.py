@@ -174,6 +174,20 @@ class ItemLog:
         return f"ItemLog({self.path}, {self.last:,} entries)"
 
 
+def check_begun(path: str | Path) -> None:
+    """Refuse a log that nobody has begun: who only reads would begin an empty one where its name is mistyped.
+
+    Raises
+    ------
+    StorageError
+        There is no such file, or it is empty.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.stat().st_size:
+        what = "is empty" if path.is_file() else "there is no such log of items"
+        raise StorageError(f"{path}: {what}; begin one with: twotower items upsert, or look at its name")
+
+
 def _text(entry: Entry) -> str | None:
     if entry.features is None:
         return None
