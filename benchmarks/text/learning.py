@@ -32,13 +32,24 @@ def train(
     hard: HardNegatives | None = None,
     n_hard: int = 1,
 ) -> FitResult:
-    """Train in place; interrupted, it goes on where it was (below ``runs/text_towers/<run>``)."""
+    """Train in place; interrupted, it goes on where it was (below ``runs/text_towers/<run>``).
+
+    What is judged relevant to a query is no negative of it, with mined negatives and without.
+    """
     plain: dict[str, Any] = {"log_q": "none"}
     if hard is not None:
         plain["hard"] = {"by": ["mined"], "n": n_hard}
-    objective = InBatch(prepared.items, prepared.item_counts, InBatchConfig.parse(plain), settings.seed, hard)
+    events = prepared.positives(prepared.split.train)
+    objective = InBatch(
+        prepared.items,
+        prepared.item_counts,
+        InBatchConfig.parse(plain),
+        settings.seed,
+        hard,
+        Judged.of(events.query_keys, events.item_keys, prepared.n_items),
+    )
     batches = EventBatches(
-        prepared.positives(prepared.split.train),
+        events,
         prepared.queries,
         batch_size=settings.batch_size,
         seed=settings.seed,

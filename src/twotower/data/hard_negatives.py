@@ -93,7 +93,22 @@ class Judged:
 
     def contains(self, query_keys: Tensor, item_keys: Tensor) -> Tensor:
         """(B, C) bool: whether items, shared (C,) or own (B, C), are positives of the queries (B,)."""
+        if item_keys.dim() == 1:
+            return self._among(query_keys, item_keys)
         return self.place(query_keys[:, None], item_keys) < len(self)
+
+    def _among(self, query_keys: Tensor, item_keys: Tensor) -> Tensor:
+        """`contains` of shared items (C,), from the positives of each query: fewer than B C searches."""
+        distinct, column = torch.unique(item_keys, return_inverse=True)
+        column_of = torch.full((self.n_items + 1,), len(distinct))  # the last is that of `NO_ITEM`
+        column_of[distinct] = torch.arange(len(distinct))
+        first = torch.searchsorted(self.query_keys, query_keys.contiguous())
+        count = torch.searchsorted(self.query_keys, query_keys.contiguous(), right=True) - first
+        row = torch.repeat_interleave(count)
+        positive = torch.arange(len(row)) + (first - count.cumsum(0) + count)[row]
+        found = torch.zeros(len(query_keys), len(distinct) + 1, dtype=torch.bool)
+        found[row, column_of[self.item_keys[positive]]] = True
+        return found[:, column]
 
     def lists(self) -> tuple[Tensor, Ragged]:
         """The queries (Q,), rising, and the positives of each."""

@@ -12,9 +12,10 @@ from torch import Tensor
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
 from twotower.data.batches import EventBatches, Examples, ListBatches
+from twotower.data.collection import Collection
 from twotower.data.elapsed import elapsed_name
 from twotower.data.full_stage import TEACHER_SCORE
-from twotower.data.hard_negatives import HardNegatives
+from twotower.data.hard_negatives import HardNegatives, Judged
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.experiment import request_of
@@ -34,7 +35,7 @@ from twotower.train.counting import count
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
 from twotower.train.lists import FullStageConfig, ListsConfig
-from twotower.train.objectives import CountsConfig, make_objective
+from twotower.train.objectives import CountsConfig, InBatchConfig, SampledConfig, make_objective
 from twotower.train.protocols import BatchSource
 from twotower.types import Batch, Rep
 
@@ -68,11 +69,31 @@ def train_model(
         return model, _counted(prepared, model, about.train.metric)
     if start is not None:
         start(model)
-    objective = make_objective(about.objective, prepared.items, prepared.item_counts, recipe.seed, hard)
+    judged = None if hard is not None else known_positives(prepared, name)
+    objective = make_objective(
+        about.objective, prepared.items, prepared.item_counts, recipe.seed, hard, judged
+    )
     batches, validate = _source(prepared, name, model, before, teacher, events)
     settings = about.train.model_copy(update={"seed": recipe.seed})
     result = fit(model, batches, objective, settings, validate=validate, directory=directory, events=events)
     return model.cpu().eval(), result
+
+
+def known_positives(prepared: Prepared, name: str) -> Judged | None:
+    """The training positives that the model's objective shall mask; None if it shall not, or masks nothing.
+
+    Where it is not said: of collections, whose queries have many answers in a batch, and without a history.
+    """
+    objective, recipe = prepared.recipe.models[name].objective, prepared.recipe
+    if not isinstance(objective, InBatchConfig | SampledConfig):
+        return None
+    masked = objective.mask_known
+    if masked is None:
+        masked = isinstance(recipe.data, Collection) or recipe.history is None
+    if not masked or not prepared.item_counts.any():
+        return None
+    positives = prepared.positives(prepared.split.train)
+    return Judged.of(positives.query_keys, positives.item_keys, prepared.n_items)
 
 
 def _source(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from twotower.config import Config
 from twotower.data.batches import Examples
-from twotower.data.hard_negatives import HardNegatives, Mining
+from twotower.data.hard_negatives import HardNegatives, Judged, Mining
 from twotower.data.negatives import InBatch as BatchNegatives
 from twotower.data.negatives import Mixed, Popularity
 from twotower.errors import ConfigError
@@ -59,25 +59,39 @@ class HardConfig(Mining):
         return self.teacher or self.by[0]
 
 
+MaskKnown = Annotated[
+    bool | None,
+    Option(
+        description="training positives of a row's query are none of its negatives, which costs each step a "
+        "look-up of batch x candidates; null: on for text collections and recipes without a history"
+    ),
+]
+
+
 class InBatchConfig(Config):
     """Softmax over the items of the batch, corrected for their frequency (Yi et al., RecSys 2019)."""
 
     kind: Literal["in-batch"] = "in-batch"
     log_q: Literal["counts", "streaming", "none"] = "counts"
     uniform: int = Option(0, ge=0, description="uniform negatives beside the batch (Yang et al., WWW 2020)")
+    mask_known: MaskKnown = None
     hard: HardConfig | None = Option(
         None, description="mined negatives beside the batch, as candidates of all its rows; with log_q: none"
     )
 
     @model_serializer(mode="wrap")
     def _without_null(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was trained before there were hard negatives keeps its fingerprint."""
-        return {name: value for name, value in plain(self).items() if (name, value) != ("hard", None)}
+        """What was trained before there were these keys keeps its fingerprint."""
+        return {name: value for name, value in plain(self).items() if value is not None}
 
     @model_validator(mode="after")
-    def _uncorrected(self) -> InBatchConfig:
+    def _fit_for_hard(self) -> InBatchConfig:
         if self.hard is not None and self.log_q != "none":
             raise ValueError(f"hard negatives are no sample, log_q cannot be {self.log_q}; set log_q: none")
+        if self.hard is not None and self.mask_known is False:
+            raise ValueError(
+                "one row's hard negatives may be another's positives; take mask_known: false out"
+            )
         return self
 
 
@@ -88,6 +102,12 @@ class SampledConfig(Config):
     negatives: int = Option(512, ge=1)
     alpha: float = Option(0.0, ge=0, le=1, description="sample by popularity^alpha; 0 is uniform")
     loss: Literal["softmax", "bpr"] = "softmax"
+    mask_known: MaskKnown = None
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there was this key keeps its fingerprint."""
+        return {name: value for name, value in plain(self).items() if value is not None}
 
 
 class FullSoftmaxConfig(Config):
@@ -125,6 +145,8 @@ class Pointwise(Objective):
 class _Softmax(Objective):
     """Softmaxes over positives: events (B,) or the places of causal sequences (B, L)."""
 
+    judged: Judged | None = None  # positives that are no negatives of their query
+
     def positives(self, model: Model, examples: Examples) -> tuple[Rep, Tensor, Tensor | None]:
         """Query reps (T, ...), item keys (T,) and weights (T,) of the batch's positives."""
         if examples.items.dim() == 1:
@@ -135,12 +157,18 @@ class _Softmax(Objective):
         weights = None if examples.weights is None else examples.weights[at.nonzero()[:, 0]]
         return model.encode_places(examples.query, at), examples.items[at], weights
 
+    def seen(self, examples: Examples, candidates: Tensor) -> Tensor | None:
+        """(T, C) true where one of the candidates (C,) is a known positive of the row's query."""
+        if self.judged is None:
+            return None
+        return self.judged.contains(owners(examples), candidates.cpu()).to(candidates.device)
+
 
 class InBatch(_Softmax):
     """The other rows' items are the negatives; with ``uniform`` > 0 the catalogue sends some too.
 
-    With ``hard`` each row brings some of its own, for all rows: known positives of a row, which another one
-    may bring, are masked.
+    With ``hard`` each row brings some of its own, for all rows. Known positives of a row, which another one
+    may bring, are masked: those of ``hard``, or ``judged``, unless ``mask_known`` is false.
     """
 
     def __init__(
@@ -150,6 +178,7 @@ class InBatch(_Softmax):
         config: InBatchConfig,
         seed: int,
         hard: HardNegatives | None = None,
+        judged: Judged | None = None,
     ) -> None:
         super().__init__(items)
         if (config.hard is None) != (hard is None):
@@ -157,6 +186,7 @@ class InBatch(_Softmax):
                 "hard negatives are mined before training: give both, what is to be and what was"
             )
         self.hard, self.n_hard = hard, 0 if config.hard is None else config.hard.n
+        self.judged = masked_by(config, judged if hard is None else hard.judged)
         if config.uniform and config.log_q != "counts":
             raise ConfigError("uniform negatives beside the batch need log_q: counts, for the mixture's q")
         known = counts if config.log_q == "counts" else None
@@ -178,12 +208,12 @@ class InBatch(_Softmax):
         if self.streaming is not None:
             self.streaming.update(keys.cpu())
             log_q = self.streaming(keys.cpu())
-        seen = None
         if self.hard is not None:
-            candidates, seen = self._with_hard(examples, keys.cpu(), candidates.cpu(), self.hard)
-            candidates, seen = candidates.to(keys.device), seen.to(keys.device)
+            mined = self.hard.draw(owners(examples), keys.cpu(), self.n_hard, self.draw)
+            more = torch.unique(mined[mined != NO_ITEM]).to(keys.device)
+            candidates = torch.cat([candidates, more[~torch.isin(more, candidates)]])
             log_q = torch.zeros(len(candidates))
-        log_q = log_q.to(keys.device)
+        log_q, seen = log_q.to(keys.device), self.seen(examples, candidates)
         item = self.encode(model, candidates)
         if model.kind == "dot":
             loss = tiled_softmax(
@@ -194,18 +224,6 @@ class InBatch(_Softmax):
                 model.score(query, item), log_q=log_q, item_keys=candidates, seen=seen, weight=weights
             )
         return {"softmax": loss, **self.penalties(model, query, item, lambda: same(keys, candidates))}
-
-    def _with_hard(
-        self, examples: Examples, keys: Tensor, candidates: Tensor, hard: HardNegatives
-    ) -> tuple[Tensor, Tensor]:
-        """Candidates (C,) and those that the rows' lists send; (T, C), true for a row's known positives."""
-        owner = examples.query_keys.cpu()
-        if examples.items.dim() == 2:
-            owner = owner[(examples.items != NO_ITEM).nonzero()[:, 0].cpu()]
-        drawn = hard.draw(owner, keys, self.n_hard, self.draw)
-        more = torch.unique(drawn[drawn != NO_ITEM])
-        candidates = torch.cat([candidates, more[~torch.isin(more, candidates)]])
-        return candidates, hard.judged.contains(owner, candidates)
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {"draw": self.draw.get_state()}
@@ -224,9 +242,11 @@ class InBatch(_Softmax):
 class Sampled(_Softmax):
     """One pool of negatives for the whole batch: its cost does not grow with the catalogue."""
 
-    def __init__(self, items: Batch, counts: Tensor, config: SampledConfig, seed: int) -> None:
+    def __init__(
+        self, items: Batch, counts: Tensor, config: SampledConfig, seed: int, judged: Judged | None = None
+    ) -> None:
         super().__init__(items)
-        self.loss = config.loss
+        self.loss, self.judged = config.loss, masked_by(config, judged)
         self.sampler = Popularity(counts, config.negatives, config.alpha, layout="shared")
         self.draw = torch.Generator().manual_seed(seed)
 
@@ -237,6 +257,9 @@ class Sampled(_Softmax):
         item = self.encode(model, torch.cat([keys, negatives]))
         positive = model.score(query, Rep((n, t[:T, None]) for n, t in item.items()))  # (T, 1)
         shared = model.score(query, Rep((n, t[T:]) for n, t in item.items()))  # (T, C)
+        seen = self.seen(examples, negatives)
+        if seen is not None:
+            shared = shared.masked_fill(seen, -torch.inf)
         if self.loss == "bpr":
             loss = bpr(positive[:, 0], shared.masked_fill(drawn.hits(keys), -torch.inf), weights)
         else:
@@ -283,12 +306,32 @@ def same(keys: Tensor, candidates: Tensor) -> Tensor:
     return (keys[:, None] == candidates).float()
 
 
+def owners(examples: Examples) -> Tensor:
+    """(T,) the query of each target, on the CPU."""
+    if examples.items.dim() == 1:
+        return examples.query_keys.cpu()
+    return examples.query_keys.cpu()[(examples.items != NO_ITEM).nonzero()[:, 0].cpu()]
+
+
+def masked_by(config: InBatchConfig | SampledConfig, judged: Judged | None) -> Judged | None:
+    """The known positives that are given, unless they shall not be masked."""
+    if config.mask_known and judged is None:
+        raise ConfigError("mask_known masks the training positives, and there are none: give judged")
+    return None if config.mask_known is False else judged
+
+
 def make_objective(
-    config: Any, items: Batch, counts: Tensor, seed: int, hard: HardNegatives | None = None
+    config: Any,
+    items: Batch,
+    counts: Tensor,
+    seed: int,
+    hard: HardNegatives | None = None,
+    judged: Judged | None = None,
 ) -> Objective:
     """``items`` (N, ...) encoded item columns by key; ``counts`` (N,) positives per item in training.
 
-    ``hard`` is what was mined for an in-batch objective that asks for it.
+    ``hard`` is what was mined for an in-batch objective that asks for it, ``judged`` the training positives,
+    which in-batch and sampled softmaxes then mask (``mask_known``).
     """
     match config:
         case PointwiseConfig():
@@ -298,9 +341,9 @@ def make_objective(
         case FullStageConfig():
             return FullStageObjective(items, config)
         case InBatchConfig():
-            return InBatch(items, counts, config, seed, hard)
+            return InBatch(items, counts, config, seed, hard, judged)
         case SampledConfig():
-            return Sampled(items, counts, config, seed)
+            return Sampled(items, counts, config, seed, judged)
         case FullSoftmaxConfig():
             return FullSoftmax(items, counts)
     raise ConfigError(f"no objective is described by {type(config).__name__}")
