@@ -8,7 +8,7 @@ import torch
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.drmm import DRMM, DRMMConfig
-from twotower.types import Batch
+from twotower.types import UNKNOWN, Batch
 
 SPEC = FeatureSpec(
     columns=(
@@ -16,7 +16,7 @@ SPEC = FeatureSpec(
         Column(name="document", kind="text", side="item", size=12, width=6, tokenizer="words"),
     )
 )
-QUERY = Batch(query=torch.tensor([[3, 4, 5, 0], [2, 0, 0, 0], [0, 0, 0, 0]]))
+QUERY = Batch(query=torch.tensor([[3, 4, 5, 0], [2, 0, 0, 0], [0, 0, 0, 0], [4, 1, 3, 1], [1, 1, 0, 0]]))
 ITEM = Batch(document=torch.tensor([[3, 3, 7, 1, 0, 0], [0, 0, 0, 0, 0, 0], [8, 9, 2, 5, 4, 3]]))
 
 
@@ -58,9 +58,18 @@ def test_score_is_the_papers_forward_pass(gate):
     found = model.score(model.encode_query(QUERY), model.encode_item(ITEM))
     for q, words in enumerate(QUERY["query"].tolist()):
         for c, document in enumerate(ITEM["document"].tolist()):
-            expected = textbook(model, [w for w in words if w], [w for w in document if w])
+            expected = textbook(model, [w for w in words if w > UNKNOWN], [w for w in document if w])
             assert found[q, c].item() == pytest.approx(expected, abs=1e-5)
-    assert not found[2].any()  # no word of the query: nothing to sum
+    assert not found[[2, 4]].any()  # no known word of the query: nothing to sum
+
+
+@torch.no_grad()
+def test_an_unknown_word_has_no_share_of_the_gate():
+    for gate in ("idf", "vector"):
+        model = make(gate=gate)
+        shares = model.encode_query(Batch(query=torch.tensor([[4, 1, 3, 1], [1, 1, 0, 0]])))["gate"]
+        assert shares[0].tolist() == pytest.approx(gates(model, [4, 3]), abs=1e-6)
+        assert not shares[1].any()
 
 
 def test_vectors_stay_as_they_are_and_all_else_learns():

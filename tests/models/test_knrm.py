@@ -7,7 +7,7 @@ import torch
 
 from twotower.data.spec import Column, FeatureSpec
 from twotower.models.knrm import KNRM, KNRMConfig
-from twotower.types import Batch
+from twotower.types import UNKNOWN, Batch
 
 SPEC = FeatureSpec(
     columns=(
@@ -15,7 +15,7 @@ SPEC = FeatureSpec(
         Column(name="document", kind="text", side="item", size=12, width=6, tokenizer="words"),
     )
 )
-QUERY = Batch(query=torch.tensor([[3, 4, 5, 0], [2, 0, 0, 0], [0, 0, 0, 0]]))
+QUERY = Batch(query=torch.tensor([[3, 4, 5, 0], [2, 0, 0, 0], [0, 0, 0, 0], [4, 1, 3, 1], [1, 1, 0, 0]]))
 ITEM = Batch(document=torch.tensor([[3, 3, 7, 1, 0, 0], [0, 0, 0, 0, 0, 0], [8, 9, 2, 5, 4, 3]]))
 PAPER_MEANS = [1.0, 0.9, 0.7, 0.5, 0.3, 0.1, -0.1, -0.3, -0.5, -0.7, -0.9]
 
@@ -42,7 +42,7 @@ def test_score_is_the_papers_forward_pass(tanh):
     found = model.score(model.encode_query(QUERY), model.encode_item(ITEM))
     for q, words in enumerate(QUERY["query"].tolist()):
         for c, document in enumerate(ITEM["document"].tolist()):
-            expected = textbook(model, [w for w in words if w], [w for w in document if w])
+            expected = textbook(model, [w for w in words if w > UNKNOWN], [w for w in document if w])
             torch.testing.assert_close(found[q, c], expected.float(), atol=1e-5, rtol=1e-4)
 
 
@@ -50,6 +50,7 @@ def test_no_word_of_the_query_leaves_the_offset():
     model = KNRM(SPEC, KNRMConfig()).eval()
     scores = model.score(model.encode_query(QUERY), model.encode_item(ITEM))
     assert torch.equal(scores[2], model.out.bias.expand(3))
+    assert torch.equal(scores[4], scores[2]), "unknown words alone, which the first document has as well"
 
 
 def test_word_vectors_learn_through_the_kernels():

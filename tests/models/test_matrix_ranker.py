@@ -13,7 +13,7 @@ from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.scores import matrix
 from twotower.train.lists import Lists, ListsConfig
 from twotower.train.objectives import Pointwise
-from twotower.types import Batch
+from twotower.types import UNKNOWN, Batch
 
 SPEC = FeatureSpec(
     columns=(
@@ -134,6 +134,20 @@ def test_no_candidates_and_no_tokens_are_defined(about):
     assert found.unique().numel() == 1
 
 
+def test_what_is_unknown_matches_nothing(about):
+    """Neither a word that the vocabulary lacks nor an id: two of them are not one."""
+    model = make(about[0], **about[1])
+    item = items()
+    item["plot"][1:4, :2] = item["genres"][1:4, :2] = item["movie"][1:4] = UNKNOWN
+    age = torch.zeros(3, 2)
+    words = torch.tensor([[1, 5, 1, 7], [1, 1, 1, 1], [1, 0, 0, 0]])
+    past = torch.tensor([[1, 5, 1, 7, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    known = torch.tensor([[5, 7, 0, 0, 0], [0] * 5, [0] * 5])
+    found = score(model, Batch(words=words, past=past, age=age), item)
+    expected = score(model, Batch(words=known[:, :4], past=known, age=age), item)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_an_item_table_serves_the_same_scores(about):
     model = make(about[0], **about[1])
     catalogue = items()
@@ -165,8 +179,8 @@ def test_half_precision_tells_an_exact_match_from_a_near_one(about):
 def test_costs_are_what_torch_counts(about):
     name, tokens = about
     model = make(name, **tokens, pair=("lexical_score",))
-    full = Batch({n: t.abs().clamp(min=1) if t.dtype == torch.int64 else t for n, t in items().items()})
-    query = Batch({n: t.clamp(min=1) if t.dtype == torch.int64 else t for n, t in queries().items()})
+    full = Batch({n: t.abs().clamp(min=2) if t.dtype == torch.int64 else t for n, t in items().items()})
+    query = Batch({n: t.clamp(min=2) if t.dtype == torch.int64 else t for n, t in queries().items()})
 
     @torch.no_grad()
     def count(k):

@@ -1,5 +1,6 @@
 """How much each term of a query says (DRMM, Guo et al., CIKM 2016, section 4.3): a softmax over its terms, of
-its inverse document frequencies or of what a learned direction finds in its vectors.
+its inverse document frequencies or of what a learned direction finds in its vectors. An unknown word, which
+would be the rarest of all, has no share: it is none of the tokens (`twotower.nn.token_lists`).
 
 Letters: Q queries, L places, D vector length, N items, V terms.
 """

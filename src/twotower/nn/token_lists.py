@@ -3,6 +3,9 @@
 A token is a word of a text, or a value of a field: an item of the history, a genre, an age. Real tokens stand
 on the left, in their order; what is behind a list's length is zero.
 
+A value that is not known is none of them, so that two such never meet as if they were one: fields leave it
+out, and so do texts of the query. In a document an unknown word stands where it stood, and has no term.
+
 Letters: ... (Q,), (C,) or (Q, K); L places, D vector length.
 """
 
@@ -21,10 +24,10 @@ from twotower.nn.embedding import Embeddings
 from twotower.nn.text.columns import text_column
 from twotower.nn.text.config import TextConfig
 from twotower.nn.text.make import make_text_encoder
-from twotower.types import PAD, Batch
+from twotower.types import PAD, UNKNOWN, Batch
 
 NO_TERM = -1
-"""Stands for the term of a token that is none: a number, or padding."""
+"""Stands for the term of a token that is none: a number, an unknown word, or padding."""
 
 
 class Tokens(NamedTuple):
@@ -79,7 +82,7 @@ class TextTokens(TokenLists):
         self.dim, self.n_terms = self.encoder.dim, columns[1].size
 
     def query(self, batch: Batch) -> Tokens:
-        return self._encoded(batch[self.names[0]])
+        return self._encoded(without_unknown(batch[self.names[0]]))
 
     def item(self, batch: Batch) -> Tokens:
         return self._encoded(batch[self.names[1]])
@@ -148,8 +151,10 @@ class FieldTokens(TokenLists):
                 term = torch.full_like(there, NO_TERM, dtype=torch.int64)
             else:
                 values = _listed(values, column)
-                vector = self.embeddings.sequence(column.name, values)
-                there, term = values != PAD, _terms(values, self.embeddings.starts[column.name])
+                rows = self.embeddings.indices(column.name, values)  # an id that drops out is not there
+                there = rows > self.embeddings.starts[column.name] + UNKNOWN
+                vector = self.embeddings.table(rows) * there.unsqueeze(-1)
+                term = torch.where(there, rows, NO_TERM)
             vectors.append(vector)
             terms.append(term)
             real.append(there)
@@ -169,6 +174,17 @@ def to_the_left(vectors: Tensor, real: Tensor, terms: Tensor) -> Tokens:
     )
 
 
+def without_unknown(tokens: Tensor) -> Tensor:
+    """(..., L) words of texts -> the known ones alone, on the left.
+
+    >>> without_unknown(torch.tensor([[5, UNKNOWN, 3, PAD]]))
+    tensor([[5, 3, 0, 0]])
+    """
+    unknown = tokens <= UNKNOWN
+    order = unknown.to(torch.int8).argsort(dim=-1, stable=True)
+    return tokens.masked_fill(unknown, PAD).gather(-1, order)
+
+
 def _places(column: Column) -> int:
     return column.width if column.kind in ("bag", "sequence") else 1
 
@@ -179,4 +195,4 @@ def _listed(values: Tensor, column: Column) -> Tensor:
 
 
 def _terms(values: Tensor, start: int) -> Tensor:
-    return torch.where(values == PAD, NO_TERM, values + start)
+    return torch.where(values <= UNKNOWN, NO_TERM, values + start)
