@@ -10,12 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from twotower.data.batches import Examples
 from twotower.data.spec import Column, FeatureSpec, Special
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, MismatchError
 from twotower.index.item_table import ItemTable
 from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.models.colbert import TEXTS_AT_ONCE
 from twotower.train.objectives import InBatchConfig, SampledConfig, make_objective
 from twotower.types import UNKNOWN, Batch
+
+MASK = 40
+"""The row behind the vocabulary of 40."""
 
 
 def text(name: str, side: str, width: int = 6, tokenizer: str = "words", **more: object) -> Column:
@@ -43,12 +46,14 @@ def make(spec: FeatureSpec = SPEC, **config: object):
 def queries(rows: int = 5) -> Batch:
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(2, 40, (rows, 4), generator=draw)
+    tokens[3::4, 1] = UNKNOWN
     return Batch(asked=tokens * (torch.arange(4) < torch.arange(rows)[:, None]))
 
 
 def items(rows: int = 6) -> Batch:
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(2, 40, (rows, 6), generator=draw)
+    tokens[2::6, 3] = tokens[5::6, 0] = UNKNOWN  # the only word of the last
     return Batch(body=tokens * (torch.arange(6) < torch.arange(rows)[:, None] * 3 % 7))
 
 
@@ -69,12 +74,12 @@ def textbook(model, asked: Tensor, body: Tensor) -> float:
         states = model.encoder(tokens[None]).vectors[0] if len(tokens) else torch.empty(0, 8)
         return functional.normalize(torch.cat([marker[None], states @ model.projection.weight.T]), dim=-1)
 
-    asked = asked[asked != 0][: config.query_length - 1]
+    asked = asked[asked > UNKNOWN][: config.query_length - 1]
     if config.augment:
-        asked = torch.cat([asked, torch.full((config.query_length - 1 - len(asked),), UNKNOWN)])
+        asked = torch.cat([asked, torch.full((config.query_length - 1 - len(asked),), MASK)])
     body = body[body != 0]
     query, document = vectors(asked, model.query_marker), vectors(body, model.item_marker)
-    kept = [True] + [token not in config.skip for token in body.tolist()]
+    kept = [True] + [token not in (UNKNOWN, *config.skip) for token in body.tolist()]
     return sum(max(float(q @ d) for d in document[kept]) for q in query)
 
 
@@ -113,6 +118,47 @@ def test_empty_and_unknown_texts_score_finite() -> None:
         assert scores(model, unknown, none).isfinite().all()
         assert model.encode_item(none)["tokens_length"].tolist() == [1, 1], "[D] alone"
         assert scores(model, item=items().take(torch.empty(5, 0, dtype=torch.int64))).shape == (5, 0)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@torch.no_grad()
+def test_an_unknown_word_matches_nothing(config) -> None:
+    model = make(**config)
+    asked = torch.tensor([[1, 5, 1, 9], [5, 9, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    found = scores(model, Batch(asked=asked))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[2], found[3])
+    body = torch.tensor([[1, 5, 1, 9, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
+    rep = model.encode_item(Batch(body=body))
+    assert rep["tokens_length"].tolist() == [
+        1 + (5 not in model.config.skip) + (9 not in model.config.skip),
+        1,
+        1,
+    ]
+    assert torch.equal(rep["tokens"][1], rep["tokens"][2]), "[D] alone"
+
+
+@torch.no_grad()
+def test_words_have_a_mask_token_of_their_own() -> None:
+    model = make(text=TEXTS["table"])
+    assert model.encoder.embedder.num_embeddings == 41
+    before = model.encode_query(Batch(asked=torch.tensor([[5, 9, 0, 0]])))["tokens"]
+    model.encoder.embedder.weight[UNKNOWN].add_(1)
+    assert torch.equal(model.encode_query(Batch(asked=torch.tensor([[5, 9, 0, 0]])))["tokens"], before)
+    model.encoder.embedder.weight[MASK].add_(1)
+    after = model.encode_query(Batch(asked=torch.tensor([[5, 9, 0, 0]])))["tokens"]
+    assert (after != before).any(-1)[0].tolist() == [False, False, False, True, True, True, True]
+    assert make(text=TEXTS["table"], augment=False).encoder.embedder.num_embeddings == 40
+
+
+def test_weights_from_before_the_mask_token_are_refused() -> None:
+    model = make(text=TEXTS["table"])
+    old = dict(model.state_dict())
+    old["encoder.embedding.weight"] = old["encoder.embedding.weight"][:40]
+    with pytest.raises(MismatchError, match="40 rows and none for the mask token, 41 are expected; train"):
+        model.load_state_dict(old)
+    plain = make(text=TEXTS["table"], augment=False)
+    plain.load_state_dict(plain.state_dict())
 
 
 def test_a_table_of_tokens_scores_as_the_model(tmp_path) -> None:

@@ -9,8 +9,10 @@ augmentation); of documents the vectors of punctuation are dropped once they hav
 
 Differs from the paper: [Q] and [D] are learned vectors that stand before the encoded ones as a token of
 their own, so they are not context for the others (there: unused words of BERT behind [CLS]), and no text is
-without a token. The mask tokens see each other and are seen. A vocabulary of words has no [MASK]: its
-UNKNOWN, a learned vector as well, stands in, and punctuation is no word of it.
+without a token. The mask tokens see each other and are seen. A vocabulary of words has no [MASK], so the
+table has one row more for it, and punctuation is no word of it. A word that it does not know matches nothing:
+queries are read without it, and of documents its vector is dropped as that of punctuation is. (The unknown
+token of a pretrained tokenizer is one of its tokens.)
 
 Letters: Q queries of Lq tokens, N texts, C or K documents of Ld tokens, L encoded tokens, D vector length.
 """
@@ -18,6 +20,8 @@ Letters: Q queries of Lq tokens, N texts, C or K documents of Ld tokens, L encod
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field as Option
@@ -27,12 +31,13 @@ from torch.nn import functional
 from twotower.config import Config
 from twotower.data.spec import Column, FeatureSpec
 from twotower.data.text.tokenizer import Tokenizer
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, MismatchError
 from twotower.models.base import Model
 from twotower.nn.text.columns import text_column
 from twotower.nn.text.config import TableConfig, TextConfig
 from twotower.nn.text.lengths import lengths, trimmed
 from twotower.nn.text.make import make_text_encoder
+from twotower.nn.token_lists import without_unknown
 from twotower.scores.maxsim import maxsim
 from twotower.types import PAD, UNKNOWN, Batch, Rep, RepSpec
 
@@ -69,20 +74,42 @@ class ColBERT(Model):
             )
         widest = max(self.query_text.width, self.item_text.width, config.query_length - 1)
         column = self.item_text.model_copy(update={"width": widest})
+        special = self.query_text.special
+        # of a pretrained tokenizer no token is UNKNOWN, so that it may stand in for a mask that is missing
+        self.mask_token = special.mask or UNKNOWN if special is not None else column.size
+        self.own_mask = special is None and config.augment
+        if self.own_mask:
+            column = column.model_copy(update={"size": column.size + 1})
         self.encoder = make_text_encoder(column, config.text)
         skip = _punctuation(self.item_text) if config.skip is None else config.skip
         self.config = config.model_copy(update={"text": self.encoder.config, "skip": skip})
         self.projection = nn.Linear(self.encoder.dim, config.dim, bias=False)
         self.query_marker = nn.Parameter(torch.randn(config.dim))
         self.item_marker = nn.Parameter(torch.randn(config.dim))
-        special = self.query_text.special
-        self.mask_token = special.mask or UNKNOWN if special is not None else UNKNOWN
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module.
+
+        Raises
+        ------
+        MismatchError
+            The weights are of the time when UNKNOWN was the mask token of words.
+        """
+        table = state_dict.get("encoder.embedding.weight")
+        if self.own_mask and table is not None and len(table) == self.mask_token:
+            raise MismatchError(
+                f"a colbert of an earlier version: its table has {len(table):,} rows and none for the mask "
+                f"token, {len(table) + 1:,} are expected; train the model again"
+            )
+        return super().load_state_dict(state_dict, strict, assign)
 
     # towers -------------------------------------------------------------------------------------------
 
     def encode_query(self, query: Batch) -> Rep:
         """(Q, Lq, D) unit vectors; those of padding, if there is any, are zero and add nothing."""
-        tokens = query[self.query_text.name][:, : self.config.query_length - 1]
+        tokens = without_unknown(query[self.query_text.name])[:, : self.config.query_length - 1]
         if self.config.augment:
             missing = self.config.query_length - 1 - tokens.shape[1]
             tokens = functional.pad(tokens, (0, missing), value=PAD)
@@ -117,9 +144,8 @@ class ColBERT(Model):
         """(N, L) -> (N, Ld, D) without gaps, zeros at the end, and lengths (N,)."""
         tokens = trimmed(tokens)
         vectors, mask = self._vectors(tokens, self.item_marker)
-        if self.config.skip:
-            dropped = torch.isin(tokens, torch.tensor(self.config.skip, device=tokens.device))
-            mask = mask & ~functional.pad(dropped, (1, 0))
+        dropped = torch.isin(tokens, torch.tensor([UNKNOWN, *(self.config.skip or ())], device=tokens.device))
+        mask = mask & ~functional.pad(dropped, (1, 0))
         length = mask.sum(1)
         width = int(length.max()) if len(length) else 0
         order = (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
