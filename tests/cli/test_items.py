@@ -7,6 +7,8 @@ import json
 import polars as pl
 import pytest
 
+from twotower.pipeline.bundles.live import LiveBundle
+
 
 @pytest.fixture
 def root(twotower, trained, tmp_path):
@@ -47,8 +49,22 @@ def test_delete_add_and_ask(twotower, trained, root, tmp_path):
         ("[1]\n", "items.jsonl:1: expected an object"),
         ('{"item": 3}\n{"item"\n', "items.jsonl:2: not JSON"),
         ('{"item": 3, "brnad": "x"}\n', "unknown feature 'brnad'; did you mean 'brand'"),
-        ('{"item": 3, "price": "dear"}\n', "price"),
-        ('{"brand": "x"}\n', "lacks its id"),
+        (
+            '{"item": 3, "price": 2}\n\n{"item": 4, "price": "dear"}\n',
+            "items.jsonl:3 [column price]: item 4: found 'dear', expected a finite number",
+        ),
+        (
+            '{"item": 3, "tags": "warm"}\n',
+            "items.jsonl:1 [column tags]: item 3: found 'warm', expected a list of texts",
+        ),
+        ('{"item": "x"}\n', "items.jsonl:1 [column item]: item 'x': found 'x', expected an integer"),
+        ('{"brand": "x"}\n', "items.jsonl:1 [column item]: the item lacks its id: item is None"),
+        ('{"item": 3}\n{"item": " "}\n', "items.jsonl:2 [column item]: the item lacks its id: item is ' '"),
+        ('{"item": true}\n', "the item lacks its id: item is True"),
+        (
+            '{"item": 3}\n{"item": 4}\n{"item": 3}\n',
+            "items.jsonl:3 [column item]: the item 3 stands in line 1 already",
+        ),
     ],
 )
 def test_a_wrong_item_is_named_and_changes_nothing(twotower, root, tmp_path, content, message):
@@ -58,3 +74,27 @@ def test_a_wrong_item_is_named_and_changes_nothing(twotower, root, tmp_path, con
     assert message in result.stderr
     after = twotower("items", "delete", root, "0", "--log", tmp_path / "log")
     assert "120 there are now" in after.stdout
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
+def test_signs_that_end_lines_elsewhere_do_not_end_them_in_json(twotower, root, tmp_path, sign):
+    content = f'{{"item": 7, "title": "a{sign}b"}}\r\n{{"item": 8}}\n'
+    (tmp_path / "items.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    log = tmp_path / "log"
+    result = twotower("items", "upsert", root, tmp_path / "items.jsonl", "--log", log, "--json")
+    assert json.loads(result.stdout) == {"changed": 2, "items": 122}
+    with LiveBundle.load(root, log) as live:
+        assert live.store.items()["title"].to_list() == [f"a{sign}b", None]
+
+
+def test_a_row_of_parquet_is_named(twotower, root, tmp_path):
+    pl.DataFrame({"item": [7, 8, 7]}).write_parquet(tmp_path / "new.parquet")
+    result = twotower("items", "upsert", root, tmp_path / "new.parquet", "--log", tmp_path / "log")
+    assert result.exit_code == 65
+    assert "new.parquet:3 [column item]: the item 7 stands in row 1 already" in result.stderr
+
+
+def test_an_id_of_the_wrong_type_is_not_deleted(twotower, root, tmp_path):
+    result = twotower("items", "delete", root, "x", "--log", tmp_path / "log")
+    assert result.exit_code == 2
+    assert "found the id 'x', expected an integer" in result.stderr

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from twotower.cli.bundle import Code, Version
 from twotower.cli.options import Json
 from twotower.cli.session import reported_errors, show
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from twotower.index.item_store import ItemStore
 
 app = typer.Typer(
     help=(
@@ -38,7 +43,8 @@ def upsert(
 ) -> None:
     """Add items, or replace them where the id is known: all rows of the file, or none.
 
-    A column that is not there is missing for all of them.
+    A column that is not there is missing for all of them. Fields are taken as they are given: where a reader
+    makes `text` of title and body, write it so.
 
     Example: twotower items upsert bundles new.jsonl --log items.sqlite
     """
@@ -47,7 +53,8 @@ def upsert(
 
         rows = _rows(file)
         with LiveBundle.load(bundle, log, code=code or ()) as live:
-            count = live.upsert(rows)
+            _check(file, rows, live.store)
+            count = live.upsert(rows.values())
             alive = len(live.store)
         about = {"changed": count, "items": alive}
         show(about if as_json else f"{count:,} items added or changed; {alive:,} there are now", as_json)
@@ -70,29 +77,89 @@ def delete(
 
         with LiveBundle.load(bundle, log, code=code or ()) as live:
             numbers = live.bundle.encoded.dataset.item_catalogue.all_ids().dtype.is_integer()
-            count = live.delete([int(each) if numbers else each for each in ids])
+            count = live.delete([_number(each) if numbers else each for each in ids])
             alive = len(live.store)
         about = {"deleted": count, "items": alive}
         show(about if as_json else f"{count:,} items deleted; {alive:,} there are now", as_json)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Items as they stand in a file, one mapping each."""
+def _number(id: str) -> int:
+    try:
+        return int(id)
+    except ValueError:
+        raise ConfigError(f"found the id {id!r}, expected an integer as the ids of this bundle are") from None
+
+
+def _rows(path: Path) -> dict[int, dict[str, Any]]:
+    """Items as they stand in a file, one mapping each, by line (in Parquet by row, from 1)."""
     import polars as pl
 
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path).to_dicts()
-        lines = path.read_text(encoding="utf-8").splitlines()
+            return dict(enumerate(pl.read_parquet(path).to_dicts(), 1))
+        # not splitlines(): JSON may hold U+2028 and its like within a string
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot be read: {error}", file=path) from None
-    rows = []
+    rows = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise DataError(f"not JSON: {error}", file=path, line=number) from None
-        if row is not None and not isinstance(row, dict):
+        if not isinstance(row, dict):
             raise DataError("expected an object of fields and values", file=path, line=number)
-        rows += [] if row is None else [row]
+        rows[number] = row
     return rows
+
+
+def _check(path: Path, rows: dict[int, dict[str, Any]], store: ItemStore) -> None:
+    """Every row has an id of its own and values of its fields' types; unknown fields the store refuses."""
+    name, line_of = store.catalogue.name, dict[Any, int]()
+    unit = "row" if path.suffix == ".parquet" else "line"
+    for line, row in rows.items():
+        id = row.get(name)
+        if id is None or isinstance(id, bool) or (isinstance(id, str) and not id.strip()):
+            remedy = "give every item an id that is not empty"
+            message = f"the item lacks its id: {name} is {id!r}"
+            raise DataError(message, file=path, line=line, column=name, remedy=remedy)
+    for field, dtype in store.columns.items():
+        if not _holds([row.get(field) for row in rows.values()], dtype):
+            for line, row in rows.items():
+                if not _holds([row.get(field)], dtype):
+                    message = f"item {row[name]!r}: found {row[field]!r}, expected {_expected(dtype)}"
+                    raise DataError(message, file=path, line=line, column=field, remedy="repair the value")
+    for line, row in rows.items():
+        first = line_of.setdefault(row[name], line)
+        if first != line:
+            message = f"the item {row[name]!r} stands in {unit} {first} already, and here a second time"
+            remedy = "keep one of them"
+            raise DataError(message, file=path, line=line, column=name, remedy=remedy)
+
+
+def _holds(values: list[Any], dtype: pl.DataType) -> bool:
+    """Whether a column of this type takes all values."""
+    import polars as pl
+
+    if isinstance(dtype, pl.List | pl.Array) and any(isinstance(value, str) for value in values):
+        return False  # polars would take it for a list of one
+    try:
+        pl.Series(values, dtype=dtype, strict=True)
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        return False
+    return True
+
+
+def _expected(dtype: pl.DataType) -> str:
+    """A type of the item table in words."""
+    import polars as pl
+
+    if isinstance(dtype, pl.Array):
+        return f"a list of {dtype.size} numbers"
+    if isinstance(dtype, pl.List):
+        return "a list of texts" if dtype.inner == pl.String else "a list of numbers"
+    if dtype == pl.Boolean:
+        return "true or false"
+    return "a text" if dtype == pl.String else "an integer" if dtype.is_integer() else "a finite number"
