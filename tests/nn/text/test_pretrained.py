@@ -124,6 +124,43 @@ def test_a_folder_without_a_model_is_named(pieces, tmp_path):
         make_text_encoder(column(pieces), PretrainedConfig(path=str(tmp_path)))
 
 
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """A folder with a model of random weights."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra text")
+    model = transformers.BertModel(transformers.BertConfig(**TINY), add_pooling_layer=False)
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+@pytest.mark.parametrize("kept", [0, 4, 0.5])
+def test_weights_that_are_cut_short_are_named(pieces, tiny_folder, kept):
+    file = tiny_folder[0] / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
+    with pytest.raises(
+        ConfigError, match=r"the weights in .* are damaged or cut short .*fetch the model again"
+    ):
+        make_text_encoder(column(pieces), PretrainedConfig(path=str(tiny_folder[0])))
+
+
+def test_weights_of_another_shape_are_named(pieces, tiny_folder):
+    file = tiny_folder[0] / "config.json"
+    file.write_text(file.read_text().replace('"hidden_size": 8', '"hidden_size": 16'))
+    with pytest.raises(ConfigError, match="no model that transformers can read in"):
+        make_text_encoder(column(pieces), PretrainedConfig(path=str(tiny_folder[0])))
+
+
+def test_a_pickle_is_never_read(pieces, tiny_folder, monkeypatch):
+    folder, model = tiny_folder
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", None)
+    make_text_encoder(column(pieces), PretrainedConfig(path=str(folder)))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"only as pytorch_model.bin, a pickle.*convert it"):
+        make_text_encoder(column(pieces), PretrainedConfig(path=str(folder)))
+
+
 def test_places_of_models_that_count_from_behind_their_padding():
     transformers = pytest.importorskip("transformers", reason="needs the extra text")
     assert _places(transformers.BertConfig()) == 512

@@ -88,16 +88,30 @@ class Pretrained(TextEncoder):
 
 
 def _load(path: str) -> Any:
-    """The model of a folder, a package or the hub, float32, on the CPU."""
-    transformers = require("transformers", "text")
+    """The model of a folder, a package or the hub, float32, on the CPU; of its weights only safetensors."""
+    transformers, damaged = require("transformers", "text"), require("safetensors", "text").SafetensorError
     folder = model_folder(path)
+    pickles = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
+    if pickles and not any(folder.glob("*.safetensors*")):
+        raise ConfigError(
+            f"{path}: {folder} holds the weights only as {pickles[0]}, a pickle, which may run any code when "
+            "it is read, so it is not; take a version with model.safetensors or, if you trust the file, "
+            "convert it: AutoModel.from_pretrained(folder, use_safetensors=False).save_pretrained(folder)"
+        )
     try:
         with _quiet(transformers):
             model = transformers.AutoModel.from_pretrained(
-                folder, local_files_only=True, attn_implementation="sdpa"
+                folder, local_files_only=True, attn_implementation="sdpa", use_safetensors=True
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: no model that transformers can read in {folder}: {error}") from error
+    except damaged as error:
+        raise ConfigError(
+            f"{path}: the weights in {folder} are damaged or cut short ({error}); fetch the model again"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path}: no model that transformers can read in {folder}: {error}; "
+            "fetch it again, or name another"
+        ) from error
     if model.config.is_encoder_decoder:
         raise ConfigError(f"{path}: {type(model).__name__} has a decoder; an encoder-only model is needed")
     return _without_pooler(model)
