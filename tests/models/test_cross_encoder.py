@@ -3,12 +3,15 @@
 import itertools
 import shutil
 
+import polars as pl
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from twotower.data.spec import Column, FeatureSpec, Special
+from twotower.data.text.encoders import Pieces
+from twotower.data.text.tokenizer import Tokenizer
 from twotower.errors import ConfigError
 from twotower.index.item_table import ItemTable
 from twotower.models.catalogue import load_model, make_model, save_model
@@ -244,6 +247,40 @@ def test_pairs_are_joined_and_cut_as_the_tokenizer_of_transformers_joins_and_cut
     assert torch.equal(found != 0, real)
     assert torch.equal(found[real] - 2, wanted["input_ids"][real])
     assert torch.equal(types[real], wanted["token_type_ids"][real])
+
+
+@pytest.mark.parametrize(
+    ("around", "wanted"),
+    [
+        ("$A </s>", [[1, 2, 3, 1, 4, 5, 1]]),
+        ("<s> $A", [[0, 2, 3, 0, 4, 5, 0]]),
+        ("<s> $A </s>", [[0, 2, 3, 1, 4, 5, 1]]),
+    ],
+)
+def test_no_word_is_lost_whatever_a_tokenizer_sets_around_a_text(tmp_path, around, wanted):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["<s>", "</s>", "alpha", "beta", "gamma", "delta"]
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "<s>"))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single=around, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    pieces = Pieces(6, Tokenizer.find(str(tmp_path)))
+    text = {
+        "kind": "text",
+        "size": pieces.size,
+        "width": pieces.width,
+        "tokenizer": str(tmp_path),
+        "special": pieces.tokenizer.special,
+    }
+    columns = Column(name="q", side="query", **text), Column(name="d", side="item", **text)
+    model = make_model("cross-encoder", FeatureSpec(columns=columns), {"text": SCRATCH}).eval()
+    seen = []
+    model.encoder.register_forward_hook(lambda _m, args, _out: seen.append(args[0] - 2))
+    texts_of_pair = (pieces.encode(pl.Series([text])) for text in ("alpha beta", "gamma delta"))
+    assert scores(model, *texts_of_pair).isfinite().all()
+    assert seen[0].tolist() == wanted
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,12 @@ class CrossEncoder(Model):
             )
         column = self.item_column.model_copy(update={"width": config.max_length})
         own = column.special or Special()
-        self.bracketed = own.first > 0 and own.last > 0  # each text, by its tokenizer
-        self.ends = own.first, own.last
-        if not self.bracketed:  # two rows more, for [CLS] and [SEP]
+        self.before, self.behind = int(own.first > 0), int(own.last > 0)  # what stands around each text
+        self.ends = (
+            own.first or own.last,
+            own.last or own.first,
+        )  # one stands for the other where it is missing
+        if not self.before + self.behind:  # two rows more, for [CLS] and [SEP]
             self.ends = column.size, column.size + 1
             column = column.model_copy(update={"size": column.size + 2})
         self.encoder = make_text_encoder(column, config.text, segments=2)
@@ -102,7 +105,7 @@ class CrossEncoder(Model):
     @property
     def flops_per_pair(self) -> int:
         """FLOPs of one pair of the longest texts the columns keep: real pairs cost what they are long."""
-        widths = self.query_column.width + self.item_column.width - 4 * self.bracketed
+        widths = self.query_column.width + self.item_column.width - 2 * (self.before + self.behind)
         L = min(self.config.max_length, widths + SPECIAL)
         attention = 4 * L * self.encoder.dim * _blocks(self.encoder)
         head = linear_flops(self.head) + 2 * len(self.pair_fields)
@@ -130,7 +133,7 @@ class CrossEncoder(Model):
         places, parts = [], []
         for some in micro_batches(a + b + SPECIAL, TOKENS_AT_ONCE):
             tokens, types = joined(
-                ours[row[some]], theirs[place[some]], (a[some], b[some]), self.ends, int(self.bracketed)
+                ours[row[some]], theirs[place[some]], (a[some], b[some]), self.ends, self.before
             )
             places.append(some)
             parts.append(self.encoder(tokens, types).vectors[:, 0])
@@ -141,7 +144,7 @@ class CrossEncoder(Model):
 
     def _lengths(self, tokens: Tensor) -> Tensor:
         """(N,) tokens of each text, those that the tokenizer set around it left out."""
-        return ((tokens != PAD).sum(1) - 2 * self.bracketed).clamp(min=0)
+        return ((tokens != PAD).sum(1) - self.before - self.behind).clamp(min=0)
 
 
 def joined(

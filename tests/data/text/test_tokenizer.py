@@ -39,6 +39,41 @@ def test_tokens_are_the_librarys_plus_two(folder):
     assert tokenizer.special.plain() == {"first": 4, "last": 5, "mask": 6}
 
 
+@pytest.mark.parametrize(
+    ("around", "special"),
+    [
+        (None, (0, 0)),
+        ("$A [SEP]", (0, 5)),
+        ("[CLS] $A", (4, 0)),
+        ("[CLS] $A [SEP]", (4, 5)),
+        ("$A [SEP] [CLS]", (0, 4)),  # XLNet: the last one, of which the model reads the text
+    ],
+)
+@pytest.mark.parametrize("words", [WORDS, WORDS[:1] + WORDS[2:]])  # without [UNK], "b" is an error
+def test_what_stands_before_and_behind_a_text_is_told_apart(tmp_path, around, special, words):
+    library = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS) if word in words}, "[UNK]")
+    )
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if around:
+        library.post_processor = tokenizers.processors.TemplateProcessing(
+            single=around, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    library.save(str(tmp_path / "tokenizer.json"))
+    found = Tokenizer.find(str(tmp_path)).special
+    assert (found.first, found.last) == special
+
+
+def test_a_probe_that_is_no_word_does_not_matter(tmp_path):
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel({"</s>": 0, "beta": 1}, "<unk>"))
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 0)]
+    )
+    library.add_special_tokens(["</s>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.find(str(tmp_path)).special.plain() == {"first": 0, "last": 2, "mask": 0}
+
+
 def test_a_long_text_is_cut_and_keeps_its_closing_token(folder):
     tokens, counts = Tokenizer.find(str(folder)).encode(["cells grow " * 5000, "a"], longest=4)
     assert counts.tolist() == [4, 3]

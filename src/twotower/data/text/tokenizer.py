@@ -57,7 +57,7 @@ class Tokenizer:
 
     @property
     def special(self) -> Special:
-        """What it sets around a text, and its mask."""
+        """What it sets around a text, 0 where it sets nothing, and its mask."""
         return self._about[1]
 
     def encode(self, texts: list[str], longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +88,10 @@ class Tokenizer:
         last: int = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         masks = (tokenizer.token_to_id(word) for word in ("[MASK]", "<mask>"))
         mask = next((FIRST + token for token in masks if token is not None), 0)
-        around = [FIRST + token for token in tokenizer.encode("").ids] or [0]
-        return FIRST + last + 1, Special(first=around[0], last=around[-1], mask=mask)
+        before, behind = _around(tokenizer)
+        return FIRST + last + 1, Special(
+            first=FIRST + before[0] if before else 0, last=FIRST + behind[-1] if behind else 0, mask=mask
+        )
 
     def _parsed(self) -> Any:
         """The library's tokenizer, which neither cuts nor pads."""
@@ -125,3 +127,17 @@ class Tokenizer:
         if tokenizer.digest() != digest:
             raise StorageError(f"{directory}: {FILE} is not the one that was written (digest differs)")
         return tokenizer
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that it sets before and behind every text, seen at a word that it reads."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    for probe in chain("a", (word for word in sorted(vocabulary, key=vocabulary.__getitem__))):
+        try:
+            found = tokenizer.encode(probe)
+        except Exception:  # no such word, and no token for unknown ones; the library raises nothing narrower
+            continue
+        own = found.special_tokens_mask
+        if 0 in own:
+            return found.ids[: own.index(0)], found.ids[len(own) - own[::-1].index(0) :]
+    return [], []
