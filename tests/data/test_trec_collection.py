@@ -39,6 +39,17 @@ Ice is not.
 </top>
 <top><num>302</num><title>birds</title><desc>Which?</desc></top>
 """
+XML = """<?xml version="1.0"?>
+<topics>
+<topic number="301" type="faceted">
+  <query>cold
+    water</query>
+  <description>What is cold?</description>
+  <subtopic number="1">ice</subtopic>
+</topic>
+<topic number=" 302 "><query>birds</query></topic>
+</topics>
+"""
 QRELS = "301 0 FT-1 2\n301 0 FT-2 -1\n302 0 FT-2 1\n"
 
 
@@ -69,6 +80,7 @@ def test_every_form_of_documents_is_the_same(tmp_path, documents):
         ("txt", TOPICS),
         ("tsv", "301\tcold water\n302\tbirds\n"),
         ("jsonl", '{"qid": "301", "query": "cold water"}\n{"qid": 302, "query": "birds"}\n'),
+        ("xml", XML),
     ],
 )
 def test_every_form_of_topics_is_the_same(tmp_path, topics):
@@ -125,6 +137,61 @@ def test_what_is_broken_is_named_or_counted(tmp_path, changes, message):
     found = Trec().read(tmp_path, "skip")
     assert (len(found.items), len(found.queries), len(found.events)) == (3, 2, 3)
     assert sum("1 broken row dropped" in note for note in found.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ('{"docno": "FT-0", "contents":', "jsonl:1: not valid JSON"),
+        ('"docno": "FT-0"}', "jsonl:1: not valid JSON"),
+        ('["FT-0"]', "jsonl:1: found list, expected a JSON object"),
+        ('{"contents": "no id"}', r"jsonl:1 \[column docno\]: no value"),
+    ],
+)
+def test_a_broken_first_line_is_skipped_as_any_other(tmp_path, first, message):
+    rows = "".join(json.dumps(row) + "\n" for row in JSON)
+    write(tmp_path, ("jsonl", f"\ufeff{first}\n{rows}"))
+    with pytest.raises(DataError, match=message):
+        Trec().read(tmp_path)
+    found = Trec().read(tmp_path, "skip")
+    assert found.items["doc"].to_list() == ["FT-1", "FT-2", "FT-3"]
+    assert sum("1 broken row dropped" in note for note in found.notes) == 1
+
+
+def test_a_first_document_without_text_says_nothing_about_the_others(tmp_path):
+    rows = '{"docno": "FT-1", "title": "Cold"}\n{"docno": "FT-2", "contents": "wet"}\n'
+    found = Trec().read(write(tmp_path, ("jsonl", rows)))
+    assert found.items.rows() == [("FT-1", "Cold", "Cold"), ("FT-2", None, "wet")]
+
+
+@pytest.mark.parametrize(
+    ("topic", "asked"),
+    [
+        ('<num>301</num><title>a < b & "c"</title><desc>d</desc>', 'a < b & "c"'),
+        ('<num>301\n<title> a < b & "c"\n\n<desc> d', 'a < b & "c"'),
+        ("<title> cold <i>wet</i> &lt;water&gt;\n<num>301", "cold wet <water>"),
+        ("<num>301<title>Topic: last of all", "last of all"),
+    ],
+)
+def test_a_title_reaches_to_its_end_or_the_next_field(tmp_path, topic, asked):
+    topics = f"<top>{topic}</top>\n<top><num>302<title>birds</top>"
+    found = Trec().read(write(tmp_path, topics=("txt", topics)))
+    assert found.queries.rows() == [("301", asked), ("302", "birds")]
+
+
+def test_xml_topics_by_field_and_broken_ones(tmp_path):
+    found = XML.replace(
+        '<topic number=" 302', "<topic number='303'><query>a & b</query></topic>\n<topic num=\"302"
+    )
+    write(tmp_path, topics=("xml", found.replace("</topic>\n</topics>", "</topic><topic number='4'>")))
+    with pytest.raises(DataError, match=r"topics.xml:9: the record <topic> is not closed, or not XML"):
+        Trec().read(tmp_path)
+    read = Trec().read(tmp_path, "skip")
+    assert read.queries["query"].to_list() == ["301", "302"]
+    assert any("2 broken rows dropped, first in line 9" in note for note in read.notes)
+    write(tmp_path, topics=("xml", XML))
+    with pytest.raises(DataError, match=r"topics.xml:9 \[column query_text\]: no value"):
+        Trec(topic_field="desc").read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+from xml.etree import ElementTree
 
 import polars as pl
 from pydantic import Field as Option
@@ -16,11 +20,12 @@ from twotower.data.beir import read_documents, read_queries
 from twotower.data.collection import Collection, Part, blank_is_missing
 from twotower.data.dataset import Dataset
 from twotower.data.delimited import Form, read_delimited
-from twotower.data.files import find_file
+from twotower.data.files import find_file, read_bytes
 from twotower.data.judgements import Judgements
 from twotower.data.marked import read_marked
-from twotower.data.rows import Broken, Column, OnError, checked
+from twotower.data.rows import Broken, Column, OnError, Raw, checked
 from twotower.errors import DataError
+from twotower.schema import ROW
 
 _IDS = ("_id", "id", "docno", "docid", "doc_id", "qid", "query_id", "topic")
 _TEXTS = ("text", "contents", "body", "query")
@@ -29,19 +34,30 @@ _ID = r"(?is)<DOCNO>\s*(\S+?)\s*</DOCNO>"
 _TITLE = r"(?is)<(?:TITLE|HEADLINE|HL|TI)>(.*?)</(?:TITLE|HEADLINE|HL|TI)>"
 _BODY = r"(?is)<TEXT>(.*?)</TEXT>"
 _TOPIC = r"(?is)<num>\s*(?:Number:)?\s*([^\s<]+)"
+_END = r"(?:</?(?:num|title|desc|narr|top|head|dom|smry|con|fac|def)\b|\z)"  # a title may hold a < b
 _ASKED = {
-    "title": r"(?is)<title>\s*(?:Topic:)?([^<]*)",
-    "desc": r"(?is)<desc>\s*(?:Description:)?([^<]*)",
-    "narr": r"(?is)<narr>\s*(?:Narrative:)?([^<]*)",
+    "title": rf"(?is)<title>\s*(?:Topic:)?(.*?){_END}",
+    "desc": rf"(?is)<desc>\s*(?:Description:)?(.*?){_END}",
+    "narr": rf"(?is)<narr>\s*(?:Narrative:)?(.*?){_END}",
 }
+_XML = re.compile(r"<topic\s(?:(?!<topic\s).)*", re.DOTALL)
+_NUMBERS = ("number", "num", "id")
+_ASKED_XML = {
+    "title": ("query", "title"),
+    "desc": ("description", "desc", "question"),
+    "narr": ("narrative", "narr"),
+}
+_LOOKED_AT = 1000
+"""Lines that are looked at for the names of their keys: the first ones may be broken, or lack one."""
 
 
 class Trec(Collection):
     """Documents as ``<DOC>`` records, topics as ``<top>`` records, or both as JSON lines or TSV; qrels.
 
-    The form is told from the first character of a file. TSV has no header: id, (title,) text. JSON lines
-    hold an id (``_id``, ``id``, ``docno``, ...), a ``title`` or none, and ``text`` or ``contents``. Of a
-    ``<DOC>`` record DOCNO, TITLE or HEADLINE, and every TEXT are read.
+    The form is told from the first character of a file, or the ending ``.jsonl``. TSV has no header: id,
+    (title,) text. JSON lines hold an id (``_id``, ``id``, ``docno``, ...), a ``title`` or none, and ``text``
+    or ``contents``. Of a ``<DOC>`` record DOCNO, TITLE or HEADLINE, and every TEXT are read. Topics may also
+    be XML, ``<topic number="1"> <query> ...``.
     """
 
     reader: Literal["trec"] = "trec"
@@ -87,15 +103,16 @@ class Trec(Collection):
 
     def _topics(self, file: Path, broken: Broken) -> pl.DataFrame:
         start = _start(file)
-        if start.startswith("{"):
-            return read_queries(file, broken, *_keys(file, start))
+        if _is_json(file, start):
+            return read_queries(file, broken, *_keys(file))
         columns = (
             Column("query", "word", "query", required=True, unique=True),
             Column("query_text", "text", "query_text", required=True),
         )
         if start.startswith("<"):
             asked = {"query": _TOPIC, "query_text": _ASKED[self.topic_field]}
-            raw = read_marked(file, "top", asked, broken)
+            xml = _read_xml(file, _ASKED_XML[self.topic_field], broken)
+            raw = read_marked(file, "top", asked, broken) if xml is None else xml
         else:
             raw = read_delimited(file, _tsv("query", "query_text"), ["query", "query_text"], broken)
         return checked(blank_is_missing(raw, "query", "query_text"), columns, broken)
@@ -104,8 +121,8 @@ class Trec(Collection):
 def _documents(file: Path, broken: Broken) -> pl.DataFrame:
     """doc, title, body."""
     start = _start(file)
-    if start.startswith("{"):
-        return read_documents(file, broken, *_keys(file, start))
+    if _is_json(file, start):
+        return read_documents(file, broken, *_keys(file))
     columns = (
         Column("doc", "word", "doc", required=True, unique=True),
         Column("title", "text", "title"),
@@ -128,31 +145,71 @@ def _tsv(*names: str) -> Form:
     return Form("\t", quoted=False, names=names)
 
 
+def _read_xml(file: Path, fields: tuple[str, ...], broken: Broken) -> Raw | None:
+    """Topics whose number is an attribute of ``<topic>``; None where there is no such record."""
+    data = read_bytes(file)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    rows, lines = [], []
+    for place, found in enumerate(_XML.finditer(text)):
+        lines.append(text.count("\n", 0, found.start()) + 1)
+        try:
+            record, closing, _ = found[0].partition("</topic>")
+            topic = ElementTree.fromstring(record + closing)
+        except ElementTree.ParseError as error:
+            broken.add(
+                1, lines[-1], f"the record <topic> is not closed, or not XML: {error.msg.partition(':')[0]}"
+            )
+            continue
+        number = next((topic.attrib[name] for name in _NUMBERS if name in topic.attrib), None)
+        asked = next((each for name in fields if (each := topic.find(name)) is not None), None)
+        words = None if asked is None else " ".join("".join(asked.itertext()).split())
+        rows.append((place, None if number is None else number.strip(), words))
+    if not lines:
+        return None
+    types = {ROW: pl.UInt32, "query": pl.String, "query_text": pl.String}
+    return Raw(file, pl.DataFrame(rows, types, orient="row"), len(lines), lines.__getitem__)
+
+
 def _start(file: Path) -> str:
-    """The first line of a file that is not blank; a damaged one is left to who reads it whole."""
+    """The first line of a file that is not blank."""
+    first = next((line for _, line in _lines(file)), b"")
+    return first.decode("utf-8", "replace").lstrip("\ufeff").strip(" \r\n")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of the lines that are not blank; a damaged file is left to who reads it whole."""
     with open(file, "rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(file) if packed else open(file, "rb") as lines:
-            first = next((line for line in lines if line.strip()), b"")
-    except (EOFError, OSError):
-        first = b""
-    return first.decode("utf-8", "replace").lstrip("\ufeff").strip(" \r\n")
+            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    except (EOFError, OSError, zlib.error):
+        return
 
 
-def _keys(file: Path, start: str) -> tuple[str, str]:
-    """The names of id and text in the first object of JSON lines."""
-    try:
-        known: Mapping[str, Any] = json.loads(start)
-    except ValueError as error:
-        raise DataError(f"not valid JSON: {error}", file=file, line=1, remedy="repair the row") from None
-    found = [next((name for name in names if name in known), None) for names in (_IDS, _TEXTS)]
-    for name, names in zip(found, (_IDS, _TEXTS), strict=True):
-        if name is None:
-            raise DataError(
-                f"no key {' or '.join(names)}{nearest(names[0], known)}",
-                file=file,
-                line=1,
-                remedy="rename the keys of the id and of the text",
-            )
-    return str(found[0]), str(found[1])
+def _is_json(file: Path, start: str) -> bool:
+    return start.startswith("{") or (".jsonl" in file.suffixes and bool(start))
+
+
+def _keys(file: Path) -> tuple[str, str]:
+    """The names of id and text in JSON lines: those of the first object that has both."""
+    faults = []
+    for line, text in islice(_lines(file), _LOOKED_AT):
+        try:
+            known = json.loads(text.decode("utf-8-sig"))
+        except ValueError as error:
+            faults.append((1, line, f"not valid JSON: {error}", "repair the row"))
+            continue
+        if not isinstance(known, dict):
+            continue
+        key, body = (next((name for name in names if name in known), None) for names in (_IDS, _TEXTS))
+        if key is not None and body is not None:
+            return key, body
+        names = _IDS if key is None else _TEXTS
+        message = f"no key {' or '.join(names)}{nearest(names[0], known)}"
+        faults.append((0, line, message, "rename the keys of the id and of the text"))
+    _, line, message, remedy = min(faults, default=(1, 1, "no JSON object", "repair the row"))
+    raise DataError(message, file=file, line=line, remedy=remedy)
