@@ -81,6 +81,22 @@ def test_from_files_to_answers(twotower, run, tmp_path):
     )
     assert live["items"][0]["doc"] == "d9"
 
+    new.write_text('{"doc": "d9", "text": "green frogs"}\n{"doc": ""}\n')
+    result = twotower("items", "upsert", tmp_path / "bundles", new, "--log", log)
+    assert (result.exit_code, "new.jsonl:2 [column doc]: the item lacks its id" in result.stderr) == (
+        65,
+        True,
+    )
+
+    unknown = twotower("search", run, "zebras")
+    assert unknown.stdout.startswith("zebras (training knew none of these words)\n")
+    plain = json.loads(twotower("search", run, "zebras", "--json").stdout)
+    assert (plain["query"], plain["remark"]) == ("zebras", "training knew none of these words")
+    assert "remark" not in bundled
+
+    few = twotower("search", run, "frogs", "--depth", "retrieve=1", "-k", "3")
+    assert few.stdout.endswith("\nfewer than asked for, limited by depth: retrieve=1\n")
+
     result = twotower("search", run, "frogs", "--field", "text")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "'text' is no text of the query that is read" in result.stderr

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from twotower.cascade.fuse import Fuse
+from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Request
 from twotower.errors import ConfigError, DataError
 from twotower.pipeline.answer import Answerer
@@ -58,6 +60,25 @@ def test_depths_are_asked_by_stage(answerer):
     assert len(answerer.answer(user=USER, depths={"retrieve": 0}).items) == 0
     with pytest.raises(ConfigError, match="no stage is called"):
         answerer.answer(user=USER, depths={"prerank": 3})
+
+
+def test_depths_that_leave_fewer_than_asked_are_named(answerer):
+    assert answerer.answer(user=USER, k=1000).limited_by == {}  # all there are
+    answer = answerer.answer(user=USER, k=9, depths={"retrieve": 4})
+    assert (len(answer.items), answer.limited_by) == (4, {"retrieve": 4})
+    assert answer.plain()["limited_by"] == {"retrieve": 4}
+    assert answer.text().endswith("\nfewer than asked for, limited by depth: retrieve=4")
+
+
+def test_sources_that_limit_an_answer_are_named(answerer):
+    first, last = answerer.cascade.stages
+    one, other = (Retrieve(first.model, first.index, k=k, name=name) for name, k in (("a", 3), ("b", 5)))
+    united = Answerer(answerer.prepared, Fuse([one, other], name="retrieve") >> last)
+    answer = united.answer(features={}, k=40)
+    assert (len(answer.items), answer.limited_by) == (5, {"a": 3, "b": 5})  # what a finds, b finds too
+    assert united.answer(features={}, k=40, depths={"b": 40}).limited_by == {}
+    assert united.answer(features={}, k=5).limited_by == {}
+    assert united.answer(features={}, k=40, depths={"retrieve": 4}).limited_by == {"retrieve": 4}
 
 
 def test_someone_unseen_is_answered_by_features_and_history(answerer):

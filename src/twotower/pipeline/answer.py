@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.fuse import Fuse
 from twotower.cascade.stage import Request
 from twotower.cascade.trace import Trace
 from twotower.config import nearest
@@ -34,17 +35,29 @@ _WIDTH = 90
 class Answer:
     """Items best first, with their texts and the score each stage gave them."""
 
-    who: str
+    query: str
     items: pl.DataFrame  # rank, item id, text fields, one score per stage
     trace: Trace
+    remark: str | None = None  # what one should know of the query
+    limited_by: Mapping[str, int] = field(default_factory=dict)  # depths that made them fewer than asked
+
+    @property
+    def who(self) -> str:
+        """The query, and the remark on it in brackets."""
+        return f"{self.query} ({self.remark})" if self.remark else self.query
 
     def plain(self) -> dict[str, Any]:
         steps = [
             {"stage": s.stage, "in": s.n_in, "out": s.n_out, "ms": round(s.took_ms, 3)}
             for s in self.trace.steps
         ]
-        content = {"query": self.who, "items": self.items.to_dicts(), "trace": steps}
-        return content | ({"degraded": list(self.trace.degraded)} if self.trace.degraded else {})
+        content = {"query": self.query, "items": self.items.to_dicts(), "trace": steps}
+        told = {
+            "remark": self.remark,
+            "degraded": list(self.trace.degraded),
+            "limited_by": dict(self.limited_by),
+        }
+        return content | {name: value for name, value in told.items() if value}
 
     def text(self) -> str:
         # an id is a name, not an amount: without this it would be shown with thousands separators
@@ -53,7 +66,9 @@ class Answer:
         cut = words.str.head(_WIDTH - 1) + "\u2026"
         items = items.with_columns(pl.when(words.str.len_chars() > _WIDTH).then(cut).otherwise(words))
         table = Table(tuple(Column(name) for name in items.columns), tuple(items.rows()))
-        return f"{self.who}\n{table.text()}\n\n{self.trace}"
+        depths = ", ".join(f"{name}={depth}" for name, depth in self.limited_by.items())
+        limits = f"\nfewer than asked for, limited by depth: {depths}" if depths else ""
+        return f"{self.who}\n{table.text()}\n\n{self.trace}{limits}"
 
 
 class Answerer:
@@ -115,8 +130,8 @@ class Answerer:
         request, _ = self._unseen({self._searched(field): text}, ())
         texts = [c.name for c in self.prepared.features.spec.columns if c.kind == "text"]
         known = any(bool((request.query[name] > UNKNOWN).any()) for name in texts if name in request.query)
-        who = text if known else f"{text} (training knew none of these words)"
-        return self._answer(replace(request, allow=self.allow), who, k, depths)
+        answer = self._answer(replace(request, allow=self.allow), text, k, depths)
+        return answer if known else replace(answer, remark="training knew none of these words")
 
     def _searched(self, field: str | None) -> str:
         """The text of the query that is searched by."""
@@ -152,7 +167,19 @@ class Answerer:
             if f"{s.name}_score" in best.pair
         }
         items = items.with_columns(pl.Series(name, values) for name, values in scores.items())
-        return Answer(who, items.with_row_index("rank", offset=1), trace)
+        limited_by = self._limits(trace, k, chosen) if len(items) < k else {}
+        return Answer(who, items.with_row_index("rank", offset=1), trace, limited_by=limited_by)
+
+    def _limits(self, trace: Trace, k: int, depths: Mapping[str, int]) -> dict[str, int]:
+        """The depths below k that were used up: of stages, and of the sources of the first."""
+        used = [(step.stage, step.asked, step.n_out) for step in trace.steps]
+        stage, first = self.cascade.stages[0], trace.steps[0].output
+        if isinstance(stage, Fuse) and used[0][2] < used[0][1]:  # all that the sources found
+            for source in stage.sources:
+                found = int(first.pair[f"from_{source.name}"][first.mask].sum())
+                used.append((source.name, depths.get(source.name, source.k), found))
+        full = min(k, len(self.prepared.dataset.items))
+        return {name: depth for name, depth, found in used if found >= depth and depth < full}
 
     @cached_property
     def _shown(self) -> list[str]:
