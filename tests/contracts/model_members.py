@@ -174,5 +174,5 @@ def pairs(Q: int = Q, K: int = C) -> Batch:
 
 
 def full(batch: Batch) -> Batch:
-    """The most that entities cost: every list is as long as its column allows, all of unknown values."""
-    return Batch((n, t if t.dtype.is_floating_point else torch.ones_like(t)) for n, t in batch.items())
+    """The most that entities cost: every list is as long as its column allows, all of known values."""
+    return Batch((n, t if t.dtype.is_floating_point else torch.full_like(t, 2)) for n, t in batch.items())
