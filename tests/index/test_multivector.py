@@ -66,6 +66,15 @@ def recall(found: Candidates, truth: Candidates) -> float:
     return float(hits.sum() / truth.mask.sum())
 
 
+def assert_same_lists(found: Candidates, truth: Candidates) -> None:
+    """The same items with the same scores. An item stands here under several keys, and a matrix product of
+    another shape rounds its score otherwise: such keys may change places, no others."""
+    torch.testing.assert_close(found.scores, truth.scores)
+    assert torch.equal(found.keys.sort(1).values, truth.keys.sort(1).values)
+    by_key = [torch.gather(c.scores, 1, c.keys.argsort(1)) for c in (found, truth)]
+    torch.testing.assert_close(*by_key)
+
+
 def kept_of(index: MultiVectorIndex) -> list[Tensor]:
     """The items' vectors as the index has them."""
     return list(index.vectors.take(torch.arange(len(index))))
@@ -275,12 +284,11 @@ def test_random_changes_leave_what_building_afresh_gives(start: int, tmp_path: P
         exclude = Ragged.of([at[:3].tolist(), [], [10**6], at[::2].tolist()])
         truth = naive([of[key] for key in at.tolist()], at, query, 75, exclude)
         found = index.search(query, 75, exclude)
-        assert torch.equal(found.keys, truth.keys)
-        torch.testing.assert_close(found.scores, truth.scores)
+        assert_same_lists(found, truth)
         assert len(index) == len(of)
     index.save(tmp_path)
     again = MultiVectorDelta.load(tmp_path, "model")
-    assert torch.equal(again.search(query, 75, exclude).keys, truth.keys)
+    assert_same_lists(again.search(query, 75, exclude), truth)
     with pytest.raises(ConfigError, match="1 of 1 keys are in the index already"):
         index.add(at[:1], ragged(pool[:1]))
     with pytest.raises(MismatchError, match="vectors of 3 floats for an index of 16"):
