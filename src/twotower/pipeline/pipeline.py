@@ -275,7 +275,11 @@ class Pipeline:
             notes,
             option.measures,
             option.samples,
-            {"items": prepared.n_items, "queries": 0 if experiment is None else len(experiment.task)},
+            {
+                "items": prepared.n_items,
+                "queries": 0 if experiment is None else len(experiment.task),
+                "measured": self.measured_mark(),
+            },
         )
         self._write(report)
         return report
@@ -330,8 +334,7 @@ class Pipeline:
 
     def _write(self, report: Report) -> None:
         results = self.space.results
-        content = report.plain() | {"measured": self.measured_mark()}
-        write_text(results / "report.json", json.dumps(content, indent=2))
+        write_text(results / "report.json", json.dumps(report.plain(), indent=2))
         write_text(results / "report.txt", report.text() + "\n")
         if report.experiment is None:
             return

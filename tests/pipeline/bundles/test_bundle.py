@@ -110,7 +110,7 @@ def run(packed, tmp_path):
 
 def test_metrics_of_models_trained_since_are_left_out(run, tmp_path):
     path = run / "results/report.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"measured": "of other models"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"about": {"measured": "of other models"}}))
     said = []
     assert build(run, tmp_path / "root", say=said.append).manifest.metrics is None
     assert "is of another recipe or other models" in said[0]
@@ -142,7 +142,7 @@ def test_a_plan_applied_after_the_evaluation_leaves_the_metrics_out(tiny, run, t
 def test_models_trained_again_have_another_mark(packed, other):
     first, second = (Pipeline.open(each.run).measured_mark() for each in (packed, other))
     assert first != second
-    assert first == packed.bundle.manifest.metrics["measured"]
+    assert first == packed.bundle.manifest.metrics["about"]["measured"]
 
 
 def test_an_approximate_index_is_packed_whole(tiny, packed, tmp_path):

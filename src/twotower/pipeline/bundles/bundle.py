@@ -310,7 +310,7 @@ def _metrics(pipeline: Pipeline, say: Say) -> dict[str, Any] | None:
     """The run's report; nothing where it was measured of another recipe, of other models or of other data."""
     path = pipeline.space.results / "report.json"
     report = read_json(path) if path.exists() else None
-    if report is not None and report.get("measured") == pipeline.measured_mark():
+    if report is not None and report.get("about", {}).get("measured") == pipeline.measured_mark():
         return report
     why = "the run was not evaluated" if report is None else f"{path} is of another recipe or other models"
     say(f"metrics: left out of the manifest, {why}; run: twotower evaluate, and build it again")
