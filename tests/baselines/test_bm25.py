@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from twotower.baselines.bm25 import BM25
+from twotower.baselines.bm25 import BM25, Postings
 from twotower.errors import ConfigError, DataError, MismatchError
 from twotower.types import Ragged
 
@@ -182,3 +182,55 @@ def test_wrong_options_and_texts_are_named() -> None:
         bm25.search(torch.tensor([[2]]), 1, Ragged.of([[], []]))
     with pytest.raises(ConfigError, match="allow must be a bool mask"):
         bm25.search(torch.tensor([[2]]), 1, allow=torch.ones(3, 1, dtype=torch.bool))
+
+
+def nothing() -> torch.Tensor:
+    return torch.empty(0, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("variant", ["lucene", "robertson", "atire"])
+def test_changed_it_is_a_fit_to_the_documents_that_there_are_to_the_bit(variant: str) -> None:
+    documents, queries = drawn()
+    more, _ = drawn(1)
+    now, there = torch.cat([documents, torch.zeros(9, 12, dtype=torch.int64)]), torch.arange(N + 9) < N
+    before = Postings.of(documents, V)
+    kept = [tensor.clone() for tensor in vars(before).values()]
+    bm25, postings = BM25(K1, B, variant).learn(before), before
+    for gone, keys in (
+        ([0, 7, 59], [3, 12, 60]),  # deleted; changed, one of them empty before; new
+        ([60, 500], [7]),  # the new one, and one that never was; back again
+        ([], [66, 61]),  # between them keys without a document
+        ([12], []),
+    ):
+        rows = more[torch.tensor(keys, dtype=torch.int64) % N, : 12 if keys else 0]
+        at = torch.tensor(keys, dtype=torch.int64)
+        postings = postings.changed(torch.tensor(gone, dtype=torch.int64), at, rows)
+        there[[key for key in gone if key < len(there)]] = False
+        now[at, : rows.shape[1]], there[at] = rows, True
+        changed = bm25.with_changes(postings)
+        alive = there.nonzero()[:, 0]
+        afresh = BM25(K1, B, variant).fit(now[there], V)
+        found, expected = changed.search(queries, 30), afresh.search(queries, 30)
+        assert torch.equal(found.keys, torch.where(expected.mask, alive[expected.keys.clamp(min=0)], -1))
+        assert torch.equal(found.scores, expected.scores)
+        every = torch.arange(len(alive)).expand(Q, -1)
+        assert torch.equal(changed.scores_of(queries, alive[every]), afresh.scores_of(queries, every))
+        dead = (~there).nonzero()[:, 0].expand(Q, -1)
+        assert (changed.scores_of(queries, dead) == 0).all()
+    assert all(torch.equal(a, b) for a, b in zip(vars(before).values(), kept, strict=True))
+    assert torch.equal(
+        bm25.search(queries, 9).scores, BM25(K1, B, variant).fit(documents, V).search(queries, 9).scores
+    )
+
+
+def test_without_any_document_it_finds_nothing_and_can_begin_again() -> None:
+    postings = Postings.of(torch.tensor([[2, 3], [3, 4]]), 6).changed(
+        torch.arange(2), nothing(), torch.zeros(0, 2)
+    )
+    none = BM25().learn(postings)
+    assert not none.search(torch.tensor([[2, 3]]), 2).mask.any()
+    assert none.scores_of(torch.tensor([[2, 3]]), torch.tensor([[0, 1]])).tolist() == [[0, 0]]
+    again = none.with_changes(postings.changed(nothing(), torch.tensor([1]), torch.tensor([[2, 1]])))
+    assert again.search(torch.tensor([[2, 3]]), 2).keys.tolist() == [[1, -1]]
+    with pytest.raises(DataError, match="token indices 2 to 6 in a vocabulary of 6"):
+        postings.changed(nothing(), torch.tensor([1]), torch.tensor([[2, 6]]))

@@ -27,6 +27,7 @@ Letters: Q queries, N documents, V token indices, P postings (a token in a docum
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
@@ -39,6 +40,72 @@ from twotower.types import NO_ITEM, PAD, UNKNOWN, Candidates, Ragged
 
 Variant = Literal["lucene", "robertson", "atire"]
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+
+
+@dataclass(frozen=True)
+class Postings:
+    """Which documents hold a token, and how often: what all weights are made of.
+
+    Those of token t stand from ``starts[t]`` to ``starts[t + 1]``, by rising document.
+
+    >>> two = Postings.of(torch.tensor([[2, 3, 3], [2, 4, 0]]), size=5)
+    >>> new = two.changed(torch.tensor([0]), torch.tensor([2]), torch.tensor([[4, 4, 1]]))
+    >>> new.documents.tolist(), new.counts.tolist(), new.lengths.tolist()
+    ([1, 1, 2], [1, 1, 2], [-1, 2, 3])
+    """
+
+    starts: Tensor  # (V + 1,) int64
+    documents: Tensor  # (P,) int32
+    counts: Tensor  # (P,) int32
+    lengths: Tensor  # (N,) int64 tokens of each document, unknown ones too; -1: there is none of this key
+
+    @classmethod
+    def of(cls, documents: Tensor, size: int) -> Postings:
+        """Of documents (N, L), row = item key, of token indices below ``size``.
+
+        Raises
+        ------
+        DataError
+            A token index outside the vocabulary.
+        """
+        none = torch.empty(0, dtype=torch.int32)
+        empty = cls(torch.zeros(size + 1, dtype=torch.int64), none, none, torch.empty(0, dtype=torch.int64))
+        return empty.changed(torch.empty(0, dtype=torch.int64), torch.arange(len(documents)), documents)
+
+    def changed(self, gone: Tensor, keys: Tensor, documents: Tensor) -> Postings:
+        """Without the documents ``gone`` (g,), and with others (n, L) for ``keys`` (n,), which may be new.
+
+        A key that has no document may be gone all the same. The cost is that of copying what there is, and
+        of sorting what is new. Raises as `of`.
+        """
+        size, tokens = len(self.starts) - 1, documents.long()
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
+            raise DataError(
+                f"token indices {int(tokens.min())} to {int(tokens.max())} in a vocabulary of {size}"
+            )
+        N = max(len(self.lengths), int(keys.max()) + 1 if len(keys) else 0)
+        lengths = torch.cat([self.lengths, self.lengths.new_full((N - len(self.lengths),), -1)])  # a copy
+        kept = torch.ones(N, dtype=torch.bool)
+        kept[torch.cat([gone[gone < N], keys])] = False
+        lengths[~kept] = -1
+        lengths[keys] = (tokens != PAD).sum(1)
+        at = (tokens > UNKNOWN).nonzero()
+        new, counts = torch.unique(tokens[at[:, 0], at[:, 1]] * N + keys[at[:, 0]], return_counts=True)
+        counts = counts.int()
+        if len(self.documents):  # merge: old and new codes both rise, and share none
+            stay = kept[self.documents]
+            old = (torch.arange(size).repeat_interleave(self.starts.diff()) * N + self.documents)[stay]
+            place = torch.searchsorted(old, new) + torch.arange(len(new))
+            is_old = torch.ones(len(old) + len(new), dtype=torch.bool)
+            is_old[place] = False
+            codes, both = new.new_empty(len(is_old)), counts.new_empty(len(is_old))
+            codes[place], both[place] = new, counts
+            codes[is_old], both[is_old] = old, self.counts[stay]
+            new, counts = codes, both
+        token = new // max(1, N)
+        df = torch.bincount(token, minlength=size)
+        starts = torch.cat([df.new_zeros(1), df.cumsum(0)])
+        return Postings(starts, (new - token * N).int(), counts, lengths)
 
 
 class BM25:
@@ -77,29 +144,34 @@ class BM25:
         DataError
             A token index outside the vocabulary, or not a single known token in all documents.
         """
-        tokens = documents.long()
-        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
+        postings = Postings.of(documents, size)
+        if not len(postings.documents):
             raise DataError(
-                f"token indices {int(tokens.min())} to {int(tokens.max())} in a vocabulary of {size}"
+                f"not one of {len(documents)} documents holds a known token",
+                remedy="check the field and its tokenizer",
             )
-        N = len(tokens)
-        at = (tokens > UNKNOWN).nonzero()
-        if not len(at):
-            raise DataError(
-                f"not one of {N} documents holds a known token", remedy="check the field and its tokenizer"
-            )
-        codes = tokens[at[:, 0], at[:, 1]] * N + at[:, 0]
-        codes, tf = torch.unique(codes, return_counts=True)
-        token, document = codes // N, codes % N
-        df = torch.bincount(token, minlength=size)
-        length = (tokens != PAD).sum(1).double()
-        norm = self.k1 * (1 - self.b + self.b * length / length.mean())
-        weights = self._idf(df.double(), N)[token] * tf / (tf + norm[document])
-        starts = torch.cat([df.new_zeros(1), df.cumsum(0)])
-        # the postings of token t stand from starts[t] to starts[t + 1], by rising document
-        self.n_items, self._starts = N, starts
-        self._documents, self._weights = document.int(), weights.float()
+        return self.learn(postings)
+
+    def learn(self, postings: Postings) -> Self:
+        """Learn from postings, as `fit` does from documents; there may be none: then nothing is found.
+
+        Of postings that were `Postings.changed` the scores are, bit for bit, those of a fit to the documents
+        that there are then: the number of documents, their mean length and every idf are counted anew.
+        """
+        df = postings.starts.diff()
+        token = torch.arange(len(df)).repeat_interleave(df)
+        there = postings.lengths >= 0
+        length = postings.lengths.double()
+        norm = self.k1 * (1 - self.b + self.b * length / length[there].mean())
+        idf, tf = self._idf(df.double(), int(there.sum())), postings.counts
+        weights = idf[token] * tf / (tf + norm[postings.documents])
+        self.n_items, self._starts = len(there), postings.starts
+        self._documents, self._weights = postings.documents, weights.float()
         return self
+
+    def with_changes(self, postings: Postings) -> BM25:
+        """Another of the same options, that has learnt from ``postings``."""
+        return BM25(self.k1, self.b, self.variant).learn(postings)
 
     def search(
         self, query: Tensor, k: int, exclude: Ragged | None = None, allow: Tensor | None = None
@@ -136,7 +208,7 @@ class BM25:
     def scores_of(self, query: Tensor, keys: Tensor) -> Tensor:
         """Scores (Q, K) float32 of given documents for queries (Q, L): those that `search` gives, to the bit.
 
-        0 for `NO_ITEM` and for documents that were not there at fit time.
+        0 for `NO_ITEM` and for documents that are not there.
         """
         self._check_fitted()
         known = keys.clamp(max=self.n_items).int()  # what was not there is found in no posting

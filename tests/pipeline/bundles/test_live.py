@@ -160,6 +160,23 @@ def test_what_knows_no_items_is_loaded_once(live):
     assert [a is b for a, b in zip(first.sources, second.sources, strict=True)] == [False, True, False]
 
 
+def test_sources_that_follow_no_change_are_named_once(root, tmp_path, capsys):
+    said = []
+    with LiveBundle.load(root, tmp_path / "items.sqlite", say=said.append) as live:
+        row = live.bundle.encoded.dataset.items.row(0, named=True)
+        assert live.fixed == ("popular",)
+        live.delete([row["item"]])
+        assert said == []  # deleted ones are hidden
+        live.upsert([row])
+        live.upsert([row | {"item": 900_000}])
+    assert len(said) == 1
+    assert "popular will know nothing until a new bundle is built" in said[0]
+    assert capsys.readouterr().err == ""
+    with LiveBundle.load(root, tmp_path / "items.sqlite") as live:
+        live.upsert([row])
+    assert capsys.readouterr().err == said[0] + "\n"
+
+
 def test_a_pin_inserts_no_deleted_item(trained, tiny, tmp_path):
     """In a cascade whose sources all follow the log, so that no mask of items is given to them."""
     item = trained.pipeline.prepared.dataset.items["item"][7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from twotower.baselines.bm25 import Postings
 from twotower.cascade.attributes import Attributes
+from twotower.cascade.lexical import RetrieveLexical
 from twotower.cascade.rules import Rules
 from twotower.cascade.ruleset import RuleSet
 from twotower.cascade.sources import RetrieveSimilar, TableUnits, unit_vectors
@@ -21,7 +24,7 @@ from twotower.index.build import TokenIndex, build_index
 from twotower.index.delta import Delta, DeltaIndex
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_log import ItemLog
-from twotower.index.item_store import EncodeItems, ItemStore
+from twotower.index.item_store import ROWS_AT_ONCE, EncodeItems, ItemStore
 from twotower.index.item_table import ItemTable
 from twotower.index.multivector_delta import MultiVectorDelta
 from twotower.models.base import Model
@@ -35,6 +38,10 @@ from twotower.pipeline.workspace import Workspace
 from twotower.types import Rep
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 class LiveBundle:
     """A bundle and the log of what has happened to its items since.
 
@@ -43,14 +50,18 @@ class LiveBundle:
     bundle itself is never touched, and a log belongs to one bundle. New items are encoded by the item towers
     of the bundle: a value that training never saw becomes the unknown one, an id that it never saw too.
 
-    Sources that no model answers (`baseline`, your own) know no new items; deleted ones are hidden from them.
+    BM25 follows too, and exactly: it scores as if fitted on the items as they are, but a word that the
+    bundle's vocabulary lacks stays unknown. The first change costs it one reading of all texts, for lengths
+    and counts. Baselines and sources of your own know no new items; deleted ones are hidden from them.
+    `fixed` names them, and ``say`` is told so once, at the first `upsert`; by default it writes to standard
+    error.
 
     ``live = LiveBundle.load("bundles", "items.sqlite")``, ``live.upsert([{"item": 7, "category": "tent"}])``,
     ``live.answerer().answer(user=1)``.
     """
 
-    def __init__(self, bundle: Bundle, log: str | Path) -> None:
-        self.bundle, self._lock = bundle, RLock()
+    def __init__(self, bundle: Bundle, log: str | Path, say: Callable[[str], None] = _to_stderr) -> None:
+        self.bundle, self._lock, self._say = bundle, RLock(), say
         encoded = bundle.encoded
         self._items = 0, Attributes.of(encoded.dataset)  # the last change they know, and all items
         assembly = _LiveAssembly(encoded, Workspace(bundle.directory), self._grown, lambda: self._items[1])
@@ -63,11 +74,18 @@ class LiveBundle:
             tables=list(assembly.tables.values()),
             indexes=list(assembly.indexes.values()),
         )
-        self._assembly = assembly
+        self._assembly, self._said = assembly, False
         self._answerer: tuple[int, Answerer] | None = None  # and the last change it knows
 
     @classmethod
-    def load(cls, path: str | Path, log: str | Path, *, code: Collection[str] = ()) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        log: str | Path,
+        *,
+        code: Collection[str] = (),
+        say: Callable[[str], None] = _to_stderr,
+    ) -> Self:
         """The current version below a root (or one version), checked, and the log beside it or a new one.
 
         ``code`` names what of one's own it may import, as for `Bundle.load`.
@@ -77,7 +95,7 @@ class LiveBundle:
         StorageError, MismatchError
             As `Bundle.load`; or the log is another bundle's, or damaged.
         """
-        return cls(Bundle.load(path, code=code), log)
+        return cls(Bundle.load(path, code=code), log, say)
 
     def upsert(self, items: Iterable[Mapping[str, Any]]) -> int:
         """Add or replace items, all or none; returns how many. A feature that is not given is missing.
@@ -87,7 +105,20 @@ class LiveBundle:
         ConfigError, DataError
             An item without id, with an unknown feature, or with a value of the wrong type: nothing changed.
         """
-        return len(self.store.upsert(items))
+        count = len(self.store.upsert(items))
+        if count and self.fixed and not self._said:
+            self._said = True
+            self._say(
+                f"twotower: note: of new and changed items {', '.join(self.fixed)} will know nothing until a "
+                "new bundle is built; all other sources count them now"
+            )
+        return count
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Sources that follow no change, by name: what they have learnt is of the bundle's items."""
+        sources = self.bundle.encoded.recipe.sources
+        return tuple(source.name for source in sources if source.fitted and source.lexical is None)
 
     def delete(self, ids: Iterable[int | str]) -> int:
         """Take items out; returns how many there were."""
@@ -128,9 +159,8 @@ class LiveBundle:
 
     def _allow(self) -> Tensor | None:
         """Hides deleted items from sources that follow no log; indexes do so by themselves, and faster."""
-        others = any(source.fitted for source in self.bundle.encoded.recipe.sources)
         alive = self.store.alive
-        return alive if others and not bool(alive.all()) else None
+        return alive if self.fixed and not bool(alive.all()) else None
 
     def _take_in(self, last: int) -> None:
         """Let the items' attributes stand as the log says; ``last`` is its last number, before it is read."""
@@ -145,7 +175,14 @@ class LiveBundle:
                 for name in types
             }
             frame = pl.DataFrame([pl.Series(n, v, dtype=types[n], strict=True) for n, v in rows.items()])
-            known = known.updated(torch.tensor([entry.key for entry in kept]), frame)
+            keys, there = torch.tensor([e.key for e in kept]), [e.features is not None for e in kept]
+            known = known.updated(keys, frame)
+            keys, frame = keys[torch.tensor(there)], frame.filter(there)
+        else:
+            keys, frame = torch.empty(0, dtype=torch.int64), known.items.clear()
+        gone = torch.tensor([e.key for e in entries if e.features is None], dtype=torch.int64)
+        if entries:
+            self._assembly.reword(gone, keys, frame)
         self._items = last, known
 
     def _grown(self) -> Encoded:
@@ -170,6 +207,7 @@ class _LiveAssembly(Assembly):
         self._then, self._known = then, attributes
         self._models: dict[str, Model] = {}
         self._sources: dict[str, Stage] = {}
+        self._postings: dict[str, Postings] = {}  # by text of the items, from the first change on
         self.tables: dict[str, tuple[EncodeItems, DeltaTable]] = {}
         self.indexes: dict[str, tuple[EncodeItems, Delta[Any, Any]]] = {}
         self.there: Tensor | None = None  # (N,) bool by key: items that were not deleted
@@ -219,6 +257,36 @@ class _LiveAssembly(Assembly):
         if about.name not in self._sources:
             self._sources[about.name] = super()._fitted(about)
         return self._sources[about.name]
+
+    def reword(self, gone: Tensor, keys: Tensor, rows: pl.DataFrame) -> None:
+        """Lexical sources without the items ``gone`` (g,), and with ``rows`` as those of ``keys`` (n,).
+
+        They are new stages: an answerer that is out keeps those it has.
+        """
+        spec = self._then.features.spec
+        texts = {s.name: s.lexical.columns(spec)[1] for s in self.recipe.sources if s.lexical is not None}
+        if not texts:
+            return
+        columns = {column.name: column for column in texts.values()}
+        if not self._postings:
+            words = self._words(self._then.dataset.items, columns)
+            self._postings = {name: Postings.of(words[name], c.size) for name, c in columns.items()}
+        words = self._words(rows, columns)
+        self._postings = {n: old.changed(gone, keys, words[n]) for n, old in self._postings.items()}
+        for name, column in texts.items():
+            old = self._sources[name]
+            assert isinstance(old, RetrieveLexical)
+            bm25 = old.bm25.with_changes(self._postings[column.name])
+            self._sources[name] = RetrieveLexical(bm25, old.column, old.k, name)
+
+    def _words(self, items: pl.DataFrame, names: Iterable[str]) -> dict[str, Tensor]:
+        """(n, L) int32 tokens of each of these texts of the items."""
+        encode, kept = self._then.features.encode_items, list(names)
+        parts = []
+        for part in items.iter_slices(ROWS_AT_ONCE) if len(items) else [items]:
+            batch = encode(part)
+            parts.append({name: batch[name].int() for name in kept})
+        return {name: torch.cat([part[name] for part in parts]) for name in kept}
 
     def _values_of(self, field: str) -> DeltaTable:
         own = f"field {field}"
