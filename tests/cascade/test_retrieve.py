@@ -70,7 +70,7 @@ def test_a_late_model_retrieves_by_tokens_or_not_at_all():
             shown = torch.ones(50, dtype=torch.bool) if allow is None else allow
             truth = best_allowed(scores, 60, shown, Ragged.of([[], [], []]))
             assert torch.equal(out.keys[:, :50], truth.keys)
-            torch.testing.assert_close(out.scores[:, :50], truth.scores, atol=1e-5, rtol=0)
+            torch.testing.assert_close(out.scores[:, :50], truth.scores, atol=1e-5, rtol=1e-6)  # scores of 26
 
 
 def test_dropout_is_off_when_retrieving():

@@ -133,7 +133,10 @@ def test_items_come_change_go_and_return(opened: Callable[[], World]) -> None:
     changed = pl.DataFrame({"film": [10], "genre": ["war"]}).with_columns(
         tags=pl.lit(None, pl.List(pl.String)), year=pl.lit(None, pl.Float64)
     )
-    assert torch.equal(world.table.take(torch.tensor([1]))["vector"], encode(changed)["vector"])
+    # encoded beside another item: a matrix product of another shape rounds otherwise on some machines
+    torch.testing.assert_close(
+        world.table.take(torch.tensor([1]))["vector"], encode(changed)["vector"].detach()
+    )
     assert store.delete([77, 30, 30, 4711]) == 2
     assert store.delete([77]) == 0
     assert store.keys(pl.Series([77, 30, 10, 4711])).tolist() == [-1, -1, 1, -1]
