@@ -170,7 +170,7 @@ def claims(verdicts: dict[str, list[Verdict]]) -> str:
     parts = [
         "`ml-1m-hash`: the first model of a claim minus the second, 95 % intervals. Confirmed or refuted "
         "when the interval of the AUC leaves zero out *and* every seed has the same sign. Claims about "
-        "FIT, and about DAT with its alignment, rest on cells with known faults (see the protocol).",
+        "FIT rest on cells with known faults (see the protocol).",
         markdown(head, rows, left=2),
         *_of_cir(here),
     ]
