@@ -88,8 +88,8 @@ class Funnel:
         requests whose events may still come, those with a degraded stage (the cut was not the ranker's), and
         ids that the catalogues do not hold.
 
-        `twotower.data.full_stage.FullStageBatches` corrects for the candidates of each role that it draws from
-        what was logged; that a log sampled by candidate (``weight``) holds only some of them is not undone.
+        `twotower.data.full_stage.FullStageBatches` corrects for what it draws of each role, out of those that
+        were logged; that a log sampled by candidate (``weight``) holds only some of them is not undone.
 
         Parameters
         ----------
