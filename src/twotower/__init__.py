@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Answerer": "twotower.pipeline.answerer",
     "Batch": "twotower.types",
     "Budget": "twotower.cascade.deadline",
     "Bundle": "twotower.pipeline.bundles.bundle",

@@ -1,9 +1,17 @@
 """Stages compose into one value; a trace says what each did."""
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
 import torch
 
+from twotower.cascade.attributes import Attributes
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.filter import Filter, both_allow
+from twotower.cascade.rules import Rules
+from twotower.cascade.ruleset import RuleSet
+from twotower.cascade.sources import RetrieveGiven
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.errors import ConfigError
 from twotower.types import Batch, Candidates
@@ -89,3 +97,47 @@ def test_names_must_differ_and_there_must_be_a_stage():
         Numbers("a", 8) >> Odd("a", 3)
     with pytest.raises(ConfigError, match="no stages"):
         Cascade()
+
+
+def given_lists(*rows, **asked):
+    return Request(Batch(given=torch.tensor(rows)), **asked)
+
+
+def odd(size):
+    return torch.arange(size) % 2 == 1
+
+
+def test_what_a_filter_will_drop_is_not_retrieved():
+    cascade = RetrieveGiven("given", k=3) >> Filter(odd(8), k=3)
+    found, trace = cascade(given_lists(list(range(8)), [6, 0, 4, 2, 7, 5, 1, 3]))
+    assert found.keys.tolist() == [[1, 3, 5], [7, 5, 1]]  # not what is odd of the first three
+    assert [(step.n_out, step.asked) for step in trace.steps] == [(6, 3), (6, 3)]
+
+
+def test_the_masks_of_all_stages_and_of_the_request_hold_together():
+    blocks = RuleSet.parse({"rules": [{"kind": "block", "where": {"ids": [3]}}]})
+    items = Attributes(pl.DataFrame({"item": range(8)}), item="item")
+    cascade = RetrieveGiven("given", k=2) >> Filter(odd(8), k=2) >> Rules(blocks, items, k=2)
+    asked = given_lists(list(range(8)), list(range(8)))
+    assert cascade(asked)[0].keys.tolist() == [[1, 5], [1, 5]]
+    each = torch.ones(2, 8, dtype=torch.bool)
+    each[1, 1] = False
+    assert cascade(replace(asked, allow=each))[0].keys.tolist() == [[1, 5], [5, 7]]
+    assert cascade(replace(asked, allow=torch.arange(8) > 5))[0].keys.tolist() == [[7, -1], [7, -1]]
+
+
+def test_without_masks_a_request_stays_as_it_is():
+    asked = given_lists([0, 1])
+    assert Cascade(RetrieveGiven("given")).narrowed(asked) is asked
+    items = Attributes(pl.DataFrame({"item": range(8)}), item="item")
+    spacing = RuleSet.parse({"rules": [{"kind": "spacing", "field": "item", "within": 2}]})
+    assert (RetrieveGiven("given") >> Filter() >> Rules(spacing, items)).narrowed(asked) is asked
+
+
+def test_items_beyond_the_shorter_of_two_masks_are_not_allowed():
+    short, long = torch.tensor([True, False]), torch.tensor([[True, True, True], [False, True, True]])
+    assert both_allow(short, long).tolist() == both_allow(long, short).tolist()
+    assert both_allow(short, long).tolist() == [[True, False], [False, False]]
+    assert both_allow(None, short) is short
+    assert both_allow(short, None) is short
+    assert both_allow(None, None) is None

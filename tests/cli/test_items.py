@@ -98,3 +98,39 @@ def test_an_id_of_the_wrong_type_is_not_deleted(twotower, root, tmp_path):
     result = twotower("items", "delete", root, "x", "--log", tmp_path / "log")
     assert result.exit_code == 2
     assert "found the id 'x', expected an integer" in result.stderr
+
+
+def test_changes_are_listed_carried_to_the_next_bundle_and_trimmed(twotower, trained, root, tmp_path):
+    old, new = tmp_path / "old.sqlite", tmp_path / "new.sqlite"
+    rows = trained.pipeline.prepared.dataset.items.to_dicts()[:3]
+    file = tmp_path / "items.jsonl"
+    for price in (1.5, 2.5):
+        lines = [json.dumps(rows[0] | {"item": 7, "price": price}), json.dumps(rows[1] | {"price": price})]
+        file.write_text("\n".join(lines))
+        assert twotower("items", "upsert", root, file, "--log", old).exit_code == 0
+    twotower("items", "delete", root, rows[2]["item"], "--log", old)
+    listed = twotower("items", "list", old)
+    assert [line.split("  ")[:2] for line in listed.stdout.splitlines()[:-1]] == [
+        ["3", "7"],
+        ["4", str(rows[1]["item"])],
+        ["5", str(rows[2]["item"])],
+    ]
+    assert listed.stdout.splitlines()[-1] == "2 items added or changed, 1 deleted"
+    plain = json.loads(twotower("items", "list", old, "--after", 2, "--json").stdout)
+    assert [each["number"] for each in plain] == [3, 4, 5]
+    assert [each["features"] is None for each in plain] == [False, False, True]
+    assert plain[0]["features"]["price"] == 2.5
+    # the next bundle refuses the log as its own, and takes its changes into a new one
+    assert twotower("bundle", "build", trained.directory, root, "--no-people").exit_code == 0
+    assert "goes on from" in twotower("items", "delete", root, "5", "--log", old).stderr
+    carried = twotower("items", "carry", root, "--log", new, "--from", old)
+    assert carried.stdout == "2 items added or changed, 1 deleted; 120 there are now\n"
+    again = json.loads(twotower("items", "list", new, "--json").stdout)
+    assert [{**each, "number": 0} for each in again] == [{**each, "number": 0} for each in plain]
+    answer = twotower("recommend", root, "--features", "{}", "--k", 500, "--items", new, "--json")
+    ids = [row["item"] for row in json.loads(answer.stdout)["items"]]
+    assert 7 in ids
+    assert rows[2]["item"] not in ids
+    twotower("items", "upsert", root, file, "--log", new)
+    assert twotower("items", "trim", root, "--log", new).stdout == "2 replaced changes removed\n"
+    assert "no such log" in twotower("items", "carry", root, "--log", new, "--from", tmp_path / "typo").stderr

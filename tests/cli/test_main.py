@@ -13,6 +13,7 @@ import yaml
 
 from twotower import __version__
 from twotower.config import dump_yaml
+from twotower.data.funnel import Funnel
 from twotower.models.catalogue import load_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.schema import Schema
@@ -118,6 +119,22 @@ def test_recommend_answers_for_a_known_user(twotower, trained):
     assert result.exit_code == 0
     assert result.stdout.startswith("user 1000001\nrank  item")
     assert "rank: 24 -> 3 in" in result.stdout
+
+
+def test_recommend_keeps_to_what_this_request_may_be_shown_and_take(twotower, trained, tmp_path):
+    asked = ("recommend", trained.directory, "--user", "1000001", "--json")
+    first = [row["item"] for row in json.loads(twotower(*asked).stdout)["items"]]
+    only = json.dumps({"ids": first[:2]})
+    told = json.loads(
+        twotower(*asked, "--where", only, "--budget", "rank=0", "--log", tmp_path / "served").stdout
+    )
+    assert {row["item"] for row in told["items"]} == set(first[:2])
+    assert told["degraded"] == ["rank"]
+    assert set(Funnel(tmp_path / "served").rows()["request"]) == {told["request"]}
+    assert json.loads(twotower(*asked, "--budget", "60000").stdout)["items"][0]["item"] == first[0]
+    for wrong in ("soon", "rank=", "-1", "nan"):
+        result = twotower(*asked, "--budget", wrong)
+        assert (result.exit_code, "expected milliseconds" in result.stderr) == (2, True)
 
 
 def test_recommend_answers_for_someone_unseen(twotower, trained):

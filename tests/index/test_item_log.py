@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from twotower.errors import DataError, MismatchError, StorageError
-from twotower.index.item_log import Entry, ItemLog
+from twotower.index.item_log import Entry, ItemLog, entries_of
 
 
 def entry(number: int, id: int | str | None = None) -> Entry:
@@ -29,7 +29,10 @@ def test_entries_come_back_as_they_were_and_the_last_of_an_item_counts(tmp_path:
     assert log.changes(after=0) == wanted
     assert log.changes(after=4) == wanted[2:]
     log.close()
+    assert entries_of(path) == [(3, wanted[0]), (4, wanted[1]), (5, wanted[2])]
+    assert entries_of(path, after=4) == [(5, wanted[2])]
     again = ItemLog(path, "bundle")
+    assert again.changes(after=1, until=3) == [entry(2, "7"), entry(3, 2**40)]  # as it was then
     assert (again.last, again.changes(after=0)) == (5, wanted)
     assert (again.trim(), again.trim()) == (2, 0)
     assert (again.last, again.changes(after=0)) == (5, wanted)
@@ -144,3 +147,11 @@ def test_a_full_disk_keeps_what_was_there_and_the_log_can_go_on(tmp_path: Path) 
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "what was acknowledged before is kept" in said
     assert said.splitlines()[-2:] == ["2 2", "False"], "and a log needs no torch"
+
+
+def test_only_a_log_of_items_is_read_as_one(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no log")
+    for name, message in (("nothing", "there is no such log"), ("text", "cannot be read as a log of items")):
+        with pytest.raises(StorageError, match=message):
+            entries_of(tmp_path / name)
+    assert not (tmp_path / "nothing").exists()

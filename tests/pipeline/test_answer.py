@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from twotower.cascade.deadline import Budget
 from twotower.cascade.fuse import Fuse
+from twotower.cascade.predicates import Predicate
 from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Request
+from twotower.data.funnel import Funnel
+from twotower.data.funnel_part import FunnelSampling
 from twotower.errors import ConfigError, DataError
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 from twotower.types import Batch
@@ -74,9 +78,10 @@ def test_sources_that_limit_an_answer_are_named(answerer):
     first, last = answerer.cascade.stages
     one, other = (Retrieve(first.model, first.index, k=k, name=name) for name, k in (("a", 3), ("b", 5)))
     united = Answerer(answerer.prepared, Fuse([one, other], name="retrieve") >> last)
-    answer = united.answer(features={}, k=40)
+    assert len(united.answer(features={}, k=40).items) == 40  # sources look as deep as is asked for
+    answer = united.answer(features={}, k=40, depths={"a": 3, "b": 5})
     assert (len(answer.items), answer.limited_by) == (5, {"a": 3, "b": 5})  # what a finds, b finds too
-    assert united.answer(features={}, k=40, depths={"b": 40}).limited_by == {}
+    assert united.answer(features={}, k=40, depths={"a": 3}).limited_by == {}
     assert united.answer(features={}, k=5).limited_by == {}
     assert united.answer(features={}, k=40, depths={"retrieve": 4}).limited_by == {"retrieve": 4}
 
@@ -158,3 +163,57 @@ def test_a_run_without_a_cascade_has_nothing_to_answer_with(tiny, tmp_path):
     Pipeline(Recipe.parse(plain), tmp_path).prepare()
     with pytest.raises(ConfigError, match="the recipe has no cascade"):
         Answerer.open(tmp_path)
+
+
+def test_a_request_may_say_what_alone_it_is_shown(answerer):
+    before = items(answerer.answer(user=USER, k=10))
+    deny = {"not": {"ids": before[:4]}}
+    kept = items(answerer.answer(user=USER, k=10, where=deny))
+    assert len(kept) == 10
+    assert not set(kept) & set(before[:4])
+    allow = Predicate.parse({"ids": before[2:5]})
+    assert set(items(answerer.answer(user=USER, k=10, where=allow))) == set(before[2:5])
+    assert items(answerer.answer(user=USER, k=10)) == before  # nothing stays of it
+    assert items(answerer.answer(user=USER, where={"ids": []})) == []
+    with pytest.raises(ConfigError, match=r"where\.missing: no item field 'colour'"):
+        answerer.answer(user=USER, where={"missing": "colour"})
+    with pytest.raises(ConfigError, match="exactly one of"):
+        answerer.answer(user=USER, where={})
+
+
+def test_a_request_may_bring_a_budget_of_its_own(answerer):
+    hurried = answerer.answer(user=USER, budget=Budget(stages={"rank": 0}))
+    assert hurried.trace.degraded == ("rank",)
+    assert hurried.plain()["degraded"] == ["rank"]
+    assert answerer.answer(user=USER, budget=Budget()).trace.degraded == ()
+    with pytest.raises(ConfigError, match="the budget is for"):
+        answerer.answer(user=USER, budget=Budget(stages={"prerank": 3}))
+
+
+def test_answers_are_logged_as_they_were_shown(trained, tmp_path):
+    answerer = Answerer.open(trained.directory)
+    with answerer.logging(tmp_path / "served", produced_by="v1") as log:
+        known = answerer.answer(user=str(USER), k=4)
+        unseen = answerer.answer(features={"country": "de"}, k=3)
+    assert (log.dropped, log.about.produced_by) == (0, "v1")
+    rows = Funnel(tmp_path / "served").rows()
+    assert (
+        set(rows["request"]) == {known.request, unseen.request} == {known.plain()["request"], unseen.request}
+    )
+    for answer, user in ((known, USER), (unseen, None)):
+        own = rows.filter(request=answer.request)
+        assert own["user"].unique().to_list() == [user]
+        assert own.filter(stage="exposed").sort("rank")["item"].to_list() == items(answer)
+        assert len(own) == answer.trace.steps[0].n_out
+    assert "request" not in Answerer.open(trained.directory).answer(user=USER).plain()
+
+
+def test_a_log_takes_the_share_of_requests_that_it_is_told_to(trained, tmp_path):
+    answerer = Answerer.open(trained.directory)
+    with answerer.logging(tmp_path / "served", FunnelSampling(requests=0.5)):
+        asked = [answerer.answer(user=USER, k=2).request for _ in range(60)]
+    kept = set(Funnel(tmp_path / "served").rows()["request"])
+    assert kept < set(asked)
+    assert 10 < len(kept) < 50
+    with pytest.raises(ConfigError, match="no stage is called 'rnak'"):
+        answerer.logging(tmp_path / "served", FunnelSampling(stages={"rnak": 0.5}))

@@ -15,7 +15,7 @@ import torch
 
 from twotower.errors import ConfigError
 from twotower.evaluate.trec import evaluate_files, read_run
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.bundles.bundle import build
 from twotower.pipeline.bundles.live import LiveBundle
 from twotower.pipeline.inspection import inspect_run

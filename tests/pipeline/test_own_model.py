@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from twotower.errors import ConfigError
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 

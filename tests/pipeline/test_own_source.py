@@ -9,7 +9,7 @@ import torch
 
 from twotower.errors import ConfigError, MismatchError
 from twotower.evaluate.experiment import request_of
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.bundles.bundle import Bundle, build, rollback
 from twotower.pipeline.bundles.live import LiveBundle
 from twotower.pipeline.pipeline import Pipeline

@@ -17,7 +17,7 @@ from twotower.evaluate.experiment import request_of
 from twotower.index.exact_tokens import ExactTokens
 from twotower.index.item_table import ItemTable
 from twotower.index.multivector import MultiVectorIndex
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.assembly import searched
 from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.bundles.live import LiveBundle

@@ -96,8 +96,12 @@ class Attributes:
         """
         name = repr(predicate)  # 1 and True are equal, and mean other items
         if name not in self._masks:
-            self._masks[name] = predicate, torch.from_numpy(self._mask(predicate, where).to_numpy().copy())
+            self._masks[name] = predicate, self.once(predicate, where)
         return self._masks[name][1]
+
+    def once(self, predicate: Predicate, where: str = "predicate") -> Tensor:
+        """The same `mask`, not remembered: for a predicate that comes with a request."""
+        return torch.from_numpy(self._mask(predicate, where).to_numpy().copy())
 
     def codes(self, field: str, where: str = "predicate") -> Tensor:
         """(N, V) int64: each item's values as numbers from 0, each once, then -1.

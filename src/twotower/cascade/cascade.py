@@ -6,8 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 
 from twotower.cascade.deadline import Budget, Late
+from twotower.cascade.filter import both_allow
 from twotower.cascade.stage import Request, Stage
 from twotower.cascade.trace import Step, Trace
 from twotower.errors import ConfigError
@@ -23,6 +25,9 @@ class Cascade:
     too: there is nothing to read. The first stage has no order before it: it runs to its end, is marked late,
     and `overran` counts it. One of several sources leaves out those that it had no time to begin; then it is
     degraded too, and says which.
+
+    What a later stage would drop whatever the request (`Stage.allow`: a filter's mask, blocked items) is not
+    even retrieved, so that the list stays as long as was asked for.
     """
 
     def __init__(self, *stages: Stage, budget: Budget | None = None) -> None:
@@ -34,6 +39,7 @@ class Cascade:
             )
         self.stages = stages
         self.budget = budget or Budget()
+        self._allow = reduce(both_allow, (stage.allow for stage in stages))
         self._check_names("the budget", self.budget.stages)
         self.degraded: Counter[str] = Counter()
         """Requests, by stage, that it did not order, or not with all its sources."""
@@ -61,11 +67,18 @@ class Cascade:
             raise ConfigError(f"a depth must not be negative, found {dict(request.depths)}")
         budget = request.budget or self.budget
         self._check_names("the budget", budget.stages)
+        request = self.narrowed(request)
         began, steps = time.perf_counter(), list[Step]()
         for stage in self.stages:
             given = steps[-1].output if steps else None
             steps.append(self._step(stage, request, given, budget, began, steps))
         return steps[-1].output, Trace(tuple(steps))
+
+    def narrowed(self, request: Request) -> Request:
+        """The request, allowing only what every stage lets through; for who asks stages one by one."""
+        if self._allow is None:
+            return request
+        return replace(request, allow=both_allow(request.allow, self._allow))
 
     def _step(
         self,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import PositiveFloat
+from pydantic import NonNegativeFloat
 
 from twotower.config import Config
 
@@ -41,13 +41,15 @@ class Deadline:
 class Budget(Config):
     """Milliseconds for a whole request, and for stages by name; one without its own may take what is left.
 
+    A stage of 0 ms is always left out.
+
     >>> budget = Budget(total_ms=8000, stages={"rank": 500})
     >>> budget.of("rank", start=0.0, now=1.0), budget.of("rerank", start=0.0, now=1.0)
     (Deadline(at=1.5), Deadline(at=7.84))
     """
 
-    total_ms: PositiveFloat | None = None
-    stages: Mapping[str, PositiveFloat] = {}
+    total_ms: NonNegativeFloat | None = None
+    stages: Mapping[str, NonNegativeFloat] = {}
 
     def of(self, stage: str, start: float, now: float) -> Deadline | None:
         """The deadline of a stage that begins ``now`` in a request that began at ``start`` (both seconds).

@@ -14,8 +14,8 @@ class Filter(Stage):
     """Keeps candidates that the mask and the request allow and that the request does not exclude.
 
     Scores and order stay. ``allow`` (N,) bool by item key is what holds for every request, such as
-    ``attributes.mask(predicate)``; None allows everything. What was dropped leaves the list shorter: to get a
-    full one, give the mask to the retriever as well, by ``Request.allow``.
+    ``attributes.mask(predicate)``; None allows everything. What was dropped leaves the list shorter; within a
+    `Cascade` nothing is, for the stages before it honour the same mask.
     """
 
     def __init__(self, allow: Tensor | None = None, k: int = 500, name: str = "filter") -> None:
@@ -78,6 +78,17 @@ def allowed(allow: Tensor, keys: Tensor) -> Tensor:
     if not size:
         return real
     return real & (allow[place] if allow.dim() == 1 else allow.gather(1, place))
+
+
+def both_allow(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """What two masks allow, each (N,) or (Q, N) bool by item key; None allows everything.
+
+    Items that one of them does not know are not allowed.
+    """
+    if a is None or b is None:
+        return b if a is None else a
+    size = min(a.shape[-1], b.shape[-1])
+    return a[..., :size] & b[..., :size]
 
 
 def contains(lists: Ragged, keys: Tensor) -> Tensor:

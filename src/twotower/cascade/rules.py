@@ -113,6 +113,7 @@ class Rules(Stage):
                 self._show &= ~attributes.mask(rule.where, f"{where}.where")
             elif isinstance(rule, Quota | Spacing):
                 self._groups.append(_Group(number, rule, _codes(rule, attributes, where)))
+        self.allow = None if bool(self._show.all()) else self._show
 
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         if candidates is None:

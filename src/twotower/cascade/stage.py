@@ -69,6 +69,10 @@ class Stage(ABC):
     an empty candidate list. One that can stop half-way calls ``request.check_time()`` between pieces of work.
     """
 
+    allow: Tensor | None = None
+    """(N,) bool by item key: all that the stage ever lets through; None, everything. `Cascade` tells the
+    stages before it, so that they look for as many items as are wanted among those alone."""
+
     def __init__(self, name: str, k: int) -> None:
         self.name, self.k = name, k
 

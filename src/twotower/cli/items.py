@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+After = Annotated[int, typer.Option("--after", min=0, help="Only changes later than this number.")]
 Log = Annotated[Path, typer.Option("--log", help="The log of changes; a new one is begun if there is none.")]
 
 
@@ -81,6 +82,87 @@ def delete(
             alive = len(live.store)
         about = {"deleted": count, "items": alive}
         show(about if as_json else f"{count:,} items deleted; {alive:,} there are now", as_json)
+
+
+@app.command("list")
+def list_(
+    log: Annotated[Path, typer.Argument(help="The log of changes.", show_default=False)],
+    after: After = 0,
+    as_json: Json = False,
+) -> None:
+    """Show what holds for every item that was changed: the number of its last change, and its features.
+
+    Example: twotower items list items.sqlite
+    """
+    with reported_errors():
+        from twotower.index.item_log import entries_of
+
+        found = entries_of(log, after)
+        if as_json:
+            plain = [{"number": n, "id": e.id, "features": e.features} for n, e in found]
+            show(plain, as_json)
+            return
+        for number, entry in found:
+            typer.echo(f"{number}  {entry.id}  {_told(entry.features)}")
+        gone = sum(entry.features is None for _, entry in found)
+        typer.echo(f"{len(found) - gone:,} items added or changed, {gone:,} deleted")
+
+
+@app.command()
+def carry(
+    bundle: Version,
+    log: Log,
+    earlier: Annotated[
+        Path, typer.Option("--from", help="The log of the bundle that served before.", show_default=False)
+    ],
+    after: After = 0,
+    code: Code = None,
+    as_json: Json = False,
+) -> None:
+    """Take the changes of an earlier bundle's log over to a new bundle, which begins a log of its own.
+
+    What a newer bundle was built of may hold some changes already, and later ones of the same items: name the
+    last change that its data knew by --after, or they are put back. An item that the new bundle was built
+    without, and that was deleted before, stays as it is.
+
+    Example: twotower items carry bundles --log new.sqlite --from items.sqlite --after 1200
+    """
+    with reported_errors():
+        from twotower.index.item_log import entries_of
+        from twotower.pipeline.bundles.live import LiveBundle
+
+        entries = [entry for _, entry in entries_of(earlier, after)]
+        with LiveBundle.load(bundle, log, code=code or ()) as live:
+            name = live.store.catalogue.name
+            kept = [{name: e.id, **e.features} for e in entries if e.features is not None]
+            changed = live.upsert(kept)
+            deleted = live.delete([e.id for e in entries if e.features is None])
+            alive = len(live.store)
+        about = {"changed": changed, "deleted": deleted, "items": alive}
+        told = f"{changed:,} items added or changed, {deleted:,} deleted; {alive:,} there are now"
+        show(about if as_json else told, as_json)
+
+
+@app.command()
+def trim(bundle: Version, log: Log, as_json: Json = False) -> None:
+    """Remove changes that a later one of the same item replaced, while servers go on.
+
+    Example: twotower items trim bundles --log items.sqlite
+    """
+    with reported_errors():
+        from twotower.index.item_log import ItemLog, check_begun
+        from twotower.pipeline.bundles.manifest import stored_digest
+        from twotower.pipeline.bundles.root import find_version
+
+        check_begun(log)
+        entries = ItemLog(log, stored_digest(find_version(bundle)))
+        removed = entries.trim()
+        entries.close()
+        show({"removed": removed} if as_json else f"{removed:,} replaced changes removed", as_json)
+
+
+def _told(features: dict[str, Any] | None) -> str:
+    return "deleted" if features is None else json.dumps(features, ensure_ascii=False)
 
 
 def _number(id: str) -> int:

@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from twotower import __version__
-from twotower.cli import bundle, items, log, plan, report, search
+from twotower.cli import bundle, items, plan, report, search
+from twotower.cli import log as served_log
 from twotower.cli.options import (
+    BudgetOption,
     Data,
+    FunnelLogOption,
     Json,
     OnError,
     OnErrorChoice,
@@ -21,6 +24,8 @@ from twotower.cli.options import (
     Seed,
     Set,
     Warm,
+    Where,
+    budget_of,
     json_object,
     stage_depths,
 )
@@ -41,7 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(items.app, name="items")
-app.add_typer(log.app, name="log")
+app.add_typer(served_log.app, name="log")
 app.command()(plan.plan)
 app.command()(report.report)
 app.command()(search.search)
@@ -140,7 +145,10 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="How many items.")] = 10,
     depth: search.Depth = None,
+    where: Where = None,
+    budget: BudgetOption = None,
     items_log: search.ItemsLog = None,
+    log: FunnelLogOption = None,
     code: bundle.Code = None,
     as_json: Json = False,
 ) -> None:
@@ -150,13 +158,15 @@ def recommend(
 
               twotower recommend runs/demo --features '{"country": "de"}' --history 50000003,50000006
     """
-    with reported_errors():
-        answer = opened_answerer(directory, items_log, code).answer(
+    with reported_errors(), opened_answerer(directory, items_log, code, log) as answerer:
+        answer = answerer.answer(
             user=user,
             features=None if features is None else json_object(features, "--features"),
             history=[] if history is None else [part.strip() for part in history.split(",") if part.strip()],
             k=k,
             depths=stage_depths(depth or []),
+            where=None if where is None else json_object(where, "--where"),
+            budget=budget_of(budget or []),
         )
         show(answer.plain() if as_json else answer.text(), as_json)
 

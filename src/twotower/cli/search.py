@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from twotower.cli.bundle import Code
-from twotower.cli.options import Json, stage_depths
+from twotower.cli.options import (
+    BudgetOption,
+    FunnelLogOption,
+    Json,
+    Where,
+    budget_of,
+    json_object,
+    stage_depths,
+)
 from twotower.cli.session import opened_answerer, reported_errors, show
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a run, or of bundles.", show_default=False)]
@@ -26,7 +34,10 @@ def search(
         str | None, typer.Option("--field", help="Which text of the query the words are, if it has several.")
     ] = None,
     depth: Depth = None,
+    where: Where = None,
+    budget: BudgetOption = None,
     items_log: ItemsLog = None,
+    log: FunnelLogOption = None,
     code: Code = None,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +45,13 @@ def search(
 
     Example: twotower search runs/scifact "does vitamin D prevent fractures" -k 5
     """
-    with reported_errors():
-        answerer = opened_answerer(directory, items_log, code)
-        answer = answerer.search(query, field=field, k=k, depths=stage_depths(depth or []))
+    with reported_errors(), opened_answerer(directory, items_log, code, log) as answerer:
+        answer = answerer.search(
+            query,
+            field=field,
+            k=k,
+            depths=stage_depths(depth or []),
+            where=None if where is None else json_object(where, "--where"),
+            budget=budget_of(budget or []),
+        )
         show(answer.plain() if as_json else answer.text(), as_json)

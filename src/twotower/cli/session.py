@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from twotower.cli.options import OnErrorChoice
 from twotower.errors import TwotowerError
 
 if TYPE_CHECKING:
-    from twotower.pipeline.answer import Answerer
+    from twotower.pipeline.answerer import Answerer
     from twotower.pipeline.pipeline import Pipeline
 
 
@@ -78,19 +78,36 @@ def opened_pipeline(
             print(f"written to {pipeline.space.directory}", file=sys.stderr)
 
 
-def opened_answerer(directory: Path, items_log: Path | None, code: Sequence[str] | None) -> Answerer:
-    """Who answers for a run or for a bundle, with the changes of its items; begins no log of them."""
+@contextmanager
+def opened_answerer(
+    directory: Path, items_log: Path | None, code: Sequence[str] | None, log: Path | None
+) -> Iterator[Answerer]:
+    """Who answers for a run or for a bundle, with the changes of its items; begins no log of them.
+
+    What is answered is logged below ``log``, if given.
+    """
     from twotower.index.item_log import check_begun
-    from twotower.pipeline.answer import Answerer
+    from twotower.pipeline.answerer import Answerer
     from twotower.pipeline.bundles.bundle import Bundle, is_bundle
     from twotower.pipeline.bundles.live import LiveBundle
 
-    if items_log is not None:
-        check_begun(items_log)
-        return LiveBundle.load(directory, items_log, code=code or ()).answerer()
-    if is_bundle(directory):
-        return Bundle.load(directory, code=code or ()).answerer()
-    return Answerer.open(directory)
+    with ExitStack() as stack:
+        if items_log is not None:
+            check_begun(items_log)
+            live = stack.enter_context(LiveBundle.load(directory, items_log, code=code or ()))
+            if log is not None:
+                stack.enter_context(live.logging(log))
+            yield live.answerer()
+            return
+        version = ""
+        if is_bundle(directory):
+            bundle = Bundle.load(directory, code=code or ())
+            answerer, version = bundle.answerer(), bundle.version
+        else:
+            answerer = Answerer.open(directory)
+        if log is not None:
+            stack.enter_context(answerer.logging(log, produced_by=version))
+        yield answerer
 
 
 def show(what: Any, as_json: bool) -> None:

@@ -80,7 +80,8 @@ def find_places(
     ``experiment`` is the cascade's own, run without a budget: outputs are never asked for again, so items
     that were handed on keep the rank they had. ``progress(stage, done, total)`` is called after each chunk.
     """
-    task, request = experiment.task, request_of(experiment.task)
+    task = experiment.task
+    request = cascade.narrowed(request_of(task))
     ranks, reached = [], []
     given: Candidates | None = None
     for stage, result in zip(cascade.stages, experiment.stages, strict=True):

@@ -8,6 +8,7 @@ that hold no longer. Both are small, until `DeltaIndex.compact` makes a new base
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -175,6 +176,10 @@ class Delta(ABC, Generic[B, V]):
             return base
 
     # -- the index -------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Self:
+        """The items as they are now, whatever is changed later; costs nothing."""
+        return copy(self)  # states are replaced, never changed
 
     @property
     def exact(self) -> bool:

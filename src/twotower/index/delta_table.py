@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -117,6 +119,10 @@ class DeltaTable:
         return next((name for name in names if name in other), None)
 
     # -- the table -------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Self:
+        """The rows as they are now, whatever is changed later; costs nothing."""
+        return copy(self)  # states are replaced, never changed
 
     @property
     def rows(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -122,12 +122,16 @@ class ItemLog:
             (last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM entry").fetchone()
         return int(last)
 
-    def changes(self, after: int) -> list[Entry]:
-        """What now holds for each item with an entry later than number ``after``, in the order of entries."""
+    def changes(self, after: int, until: int | None = None) -> list[Entry]:
+        """What holds for each item with an entry later than number ``after``, in the order of entries.
+
+        It holds now, or did when entry ``until`` was the last.
+        """
         with self._errors():
             rows = self._db.execute(  # beside max(), SQLite's other columns are those of that row
-                "SELECT max(number), id, key, features FROM entry WHERE number > ? GROUP BY id ORDER BY 1",
-                (after,),
+                "SELECT max(number), id, key, features FROM entry WHERE number > ? AND number <= ? "
+                "GROUP BY id ORDER BY 1",
+                (after, self.last if until is None else until),
             ).fetchall()
         try:
             return [Entry(id, key, None if text is None else json.loads(text)) for _, id, key, text in rows]
@@ -172,6 +176,33 @@ class ItemLog:
 
     def __repr__(self) -> str:
         return f"ItemLog({self.path}, {self.last:,} entries)"
+
+
+def entries_of(path: str | Path, after: int = 0) -> list[tuple[int, Entry]]:
+    """What holds for each item of a log, whoever it belongs to, with the number of its last entry.
+
+    Only entries later than number ``after``; in their order. Nothing is written.
+
+    Raises
+    ------
+    StorageError
+        There is no such log, it is damaged, or of another format.
+    """
+    check_begun(path)
+    try:
+        with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as db:
+            found = dict(db.execute("SELECT name, value FROM about"))
+            if found.get("format") != FORMAT:
+                raise StorageError(
+                    f"{path}: format {found.get('format')}, expected {FORMAT}; use that version"
+                )
+            rows = db.execute(
+                "SELECT max(number), id, key, features FROM entry WHERE number > ? GROUP BY id ORDER BY 1",
+                (after,),
+            ).fetchall()
+        return [(n, Entry(id, key, None if text is None else json.loads(text))) for n, id, key, text in rows]
+    except (sqlite3.Error, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read as a log of items ({error}); look at its name") from None
 
 
 def check_begun(path: str | Path) -> None:

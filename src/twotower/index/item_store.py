@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
@@ -125,7 +126,7 @@ class ItemStore:
         """Take in what other processes have logged; returns the number of items that changed."""
         with self._lock:
             last = self.log.last
-            entries = self.log.changes(after=self._number)
+            entries = self.log.changes(after=self._number, until=last)
             kept = [entry for entry in entries if entry.features is not None]
             keys = torch.tensor([entry.key for entry in kept], dtype=torch.int64)
             self._follow(
@@ -142,6 +143,17 @@ class ItemStore:
     def __len__(self) -> int:
         """Items alive."""
         return int(self._alive.sum())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within this nothing here changes, for whoever takes several `snapshot`s that belong together."""
+        with self._lock:
+            yield
+
+    @property
+    def number(self) -> int:
+        """Number of the log's last entry that was taken in."""
+        return self._number
 
     @property
     def alive(self) -> Tensor:

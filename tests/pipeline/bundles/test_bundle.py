@@ -10,7 +10,7 @@ import torch
 
 from twotower.data.golden import GoldenRows
 from twotower.errors import ConfigError, MismatchError, StorageError, TwotowerError
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.bundles import bundle as bundle_module
 from twotower.pipeline.bundles.bundle import Bundle, build, rollback
 from twotower.pipeline.bundles.manifest import MANIFEST, digest_path, seal

@@ -8,7 +8,7 @@ import torch
 
 from twotower.cascade.deadline import Budget
 from twotower.errors import MismatchError, StorageError
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.bundles.golden_answers import GoldenAnswers, _same_order
 from twotower.types import Batch
 

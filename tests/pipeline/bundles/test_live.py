@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 
 import polars as pl
 import pytest
 import torch
 
+from twotower.data.funnel import Funnel
 from twotower.errors import ConfigError, MismatchError
 from twotower.pipeline.bundles.bundle import Bundle, build
 from twotower.pipeline.bundles.live import LiveBundle
@@ -143,13 +145,16 @@ def test_a_new_item_like_those_of_the_history_is_found_by_the_source_of_likeness
     past = answerer.prepared.dataset.events.filter(user=user, click=1)["item"][0]
     twin = live.bundle.encoded.dataset.items.filter(item=past).to_dicts()[0]
     live.upsert([twin | {"item": 900_000}])
-    fuse = live.answerer().cascade.stages[0]
-    like = next(source for source in fuse.sources if source.name == "like")
+
+    def like():
+        fuse = live.answerer().cascade.stages[0]
+        return next(source for source in fuse.sources if source.name == "like")
+
     request, _ = live.answerer().request(user=user)
     key = live.store.keys(pl.Series("item", [900_000]))[0]
-    assert key in like.run(request, None, 60).keys
+    assert key in like().run(request, None, 60).keys
     live.delete([900_000])
-    assert key not in like.run(request, None, 130).keys  # the same stage: it follows
+    assert key not in like().run(request, None, 130).keys
 
 
 def test_what_knows_no_items_is_loaded_once(live):
@@ -196,3 +201,56 @@ def test_a_pin_inserts_no_deleted_item(trained, tiny, tmp_path):
         assert not any(item in shown(live.answerer(), user) for user in who)
         live.upsert([row])
         assert all(item in shown(live.answerer(), user) for user in who)
+
+
+def test_an_answerer_that_is_held_answers_from_the_items_of_its_moment(live):
+    user = users(live)[0]
+    held = live.answerer()
+    before = shown(held, user, k=40)
+    row = live.bundle.encoded.dataset.items.filter(item=before[0]).to_dicts()[0]
+    live.upsert([row | {"item": 7000 + number} for number in range(50)])
+    live.delete(before[:3])
+    live.compact()
+    assert shown(held, user, k=40) == before
+    now = shown(live.answerer(), user, k=40)
+    assert not set(before[:3]) & set(now)
+    assert any(item >= 7000 for item in now)
+    assert shown(held, user, k=40) == before
+
+
+def test_answers_given_while_items_come_and_go_are_of_one_moment(live):
+    who, wrong, done = users(live), [], threading.Event()
+    row = live.bundle.encoded.dataset.items.to_dicts()[0]
+
+    def ask() -> None:
+        while not done.is_set():
+            for user in who:
+                try:
+                    found = shown(live.answerer(), user, k=40)
+                    if len(set(found)) != len(found):
+                        wrong.append(found)
+                except Exception as error:  # whatever it is, it must not happen
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(40):
+        live.upsert([row | {"item": 9000 + number}])
+        live.delete([9000 + number - 3])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert sorted(set(shown(live.answerer(), who[0], k=400)) & set(range(9000, 9040))) == [9037, 9038, 9039]
+
+
+def test_what_a_live_bundle_serves_is_logged_with_items_that_came_later(live, tmp_path):
+    user = users(live)[0]
+    row = live.bundle.encoded.dataset.items.filter(item=shown(live.answerer(), user)[0]).to_dicts()[0]
+    with live.logging(tmp_path / "served"):
+        live.upsert([row | {"item": 777}])
+        answer = live.answerer().answer(user=user, k=40)
+    rows = Funnel(tmp_path / "served").rows().filter(stage="exposed")
+    assert rows.sort("rank")["item"].to_list() == answer.items["item"].to_list()
+    assert 777 in rows["item"].to_list()

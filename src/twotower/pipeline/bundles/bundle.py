@@ -31,7 +31,7 @@ from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.index.manifest import files_of
 from twotower.models.base import Model
 from twotower.models.catalogue import model_class
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.bundles.golden_answers import GoldenAnswers
 from twotower.pipeline.bundles.manifest import MANIFEST, BundleManifest, check, seal, stored_digest

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.evaluate.experiment import joined
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.encoded import Encoded
 from twotower.types import NO_ITEM, Batch, Candidates
 

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from twotower.baselines.bm25 import Postings
 from twotower.cascade.attributes import Attributes
+from twotower.cascade.funnel_log import FunnelLog
 from twotower.cascade.lexical import RetrieveLexical
 from twotower.cascade.rules import Rules
 from twotower.cascade.ruleset import RuleSet
 from twotower.cascade.sources import RetrieveSimilar, TableUnits, unit_vectors
 from twotower.cascade.stage import Stage
+from twotower.data.funnel_part import FunnelSampling
 from twotower.index.build import TokenIndex, build_index
 from twotower.index.delta import Delta, DeltaIndex
 from twotower.index.delta_table import DeltaTable
@@ -28,7 +30,7 @@ from twotower.index.item_store import ROWS_AT_ONCE, EncodeItems, ItemStore
 from twotower.index.item_table import ItemTable
 from twotower.index.multivector_delta import MultiVectorDelta
 from twotower.models.base import Model
-from twotower.pipeline.answer import Answerer
+from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.bundles.bundle import Bundle
 from twotower.pipeline.bundles.manifest import stored_digest
@@ -76,6 +78,7 @@ class LiveBundle:
         )
         self._assembly, self._said = assembly, False
         self._answerer: tuple[int, Answerer] | None = None  # and the last change it knows
+        self._served: FunnelLog | None = None
 
     @classmethod
     def load(
@@ -134,19 +137,32 @@ class LiveBundle:
             table.compact()
         for _, index in self._assembly.indexes.values():
             index.compact()
+        with self._lock:
+            self._answerer = None
 
     def answerer(self) -> Answerer:
-        """Answers from the items as they are now; ask for it anew after a change."""
+        """Answers from the items as they are now, and as they are now for as long as it is kept.
+
+        Asking for it anew costs a look at the log where nothing has changed: do so for each request.
+        """
         with self._lock:
-            last = self.log.last
-            if self._answerer is None or self._answerer[0] != last:
-                self._take_in(last)
-                self.store.refresh()  # now the store knows every item that the attributes do
-                self._assembly.there = self.store.alive
-                cascade = self._assembly.cascade(verify=False)
-                assert cascade is not None
-                self._answerer = last, Answerer(self._grown(), cascade, self._allow())
+            if self._answerer is None or self._answerer[0] != self.log.last:
+                with self.store.held():  # all that it reads is of one moment
+                    self.store.refresh()
+                    self._take_in(self.store.number)
+                    self._assembly.there = self.store.alive
+                    cascade = self._assembly.cascade(verify=False)
+                    assert cascade is not None
+                    answerer = Answerer(self._grown(), cascade, self._allow(), self._items[1])
+                    answerer.log = self._served
+                    self._answerer = self.store.number, answerer
             return self._answerer[1]
+
+    def logging(self, directory: str | Path, sampling: FunnelSampling | None = None) -> FunnelLog:
+        """Log the funnel of what all answerers answer from now on, as `Answerer.logging`."""
+        version = self.bundle.version
+        self._served = self.answerer().logging(directory, sampling, items=self.store, produced_by=version)
+        return self._served
 
     def close(self) -> None:
         self.log.close()
@@ -163,9 +179,9 @@ class LiveBundle:
         return alive if self.fixed and not bool(alive.all()) else None
 
     def _take_in(self, last: int) -> None:
-        """Let the items' attributes stand as the log says; ``last`` is its last number, before it is read."""
+        """Let the items' attributes, and sources by words, stand as after the log's entry ``last``."""
         number, known = self._items
-        entries = self.log.changes(after=number)
+        entries = self.log.changes(after=number, until=last)
         # what is deleted stays as it was, hidden; but every key has its row
         kept = [entry for entry in entries if entry.features is not None or entry.key >= len(known)]
         if kept:
@@ -194,7 +210,7 @@ class LiveBundle:
 
 
 class _LiveAssembly(Assembly):
-    """Stages over tables and indexes that change; all but the stages themselves is loaded once."""
+    """Stages over snapshots of tables and indexes that change; all but the stages is loaded once."""
 
     def __init__(
         self,
@@ -229,7 +245,7 @@ class _LiveAssembly(Assembly):
             assert not isinstance(base, Delta)
             over = MultiVectorDelta(base) if isinstance(base, TokenIndex) else DeltaIndex(base)
             self.indexes[name] = self._encoder(model), over
-        return self.indexes[name][1]
+        return self.indexes[name][1].snapshot()
 
     def table(self, name: str, model: Model, verify: bool, store: str | None = None) -> DeltaTable:
         own = f"{name}@{store}"
@@ -237,7 +253,7 @@ class _LiveAssembly(Assembly):
             base = super().table(name, model, verify, store)
             assert isinstance(base, ItemTable)
             self.tables[own] = self._encoder(model), DeltaTable(base)
-        return self.tables[own][1]
+        return self.tables[own][1].snapshot()
 
     def _similar(self, about: SourceRecipe, verify: bool) -> RetrieveSimilar:
         """Its index holds unit vectors of its own; histories read those of the model's table."""
@@ -251,7 +267,7 @@ class _LiveAssembly(Assembly):
                 self._encoder(model),
             )
             self.indexes[own] = lambda f: Rep(vector=unit_vectors(encode(f), dims=dims)), DeltaIndex(base)
-        return RetrieveSimilar(units, about.k, about.name, self.indexes[own][1])
+        return RetrieveSimilar(units, about.k, about.name, self.indexes[own][1].snapshot())
 
     def _fitted(self, about: SourceRecipe) -> Stage:
         if about.name not in self._sources:
@@ -294,7 +310,7 @@ class _LiveAssembly(Assembly):
             base, features = super()._values_of(field), self._then.features
             assert isinstance(base, ItemTable)
             self.tables[own] = lambda f: Rep({field: features.encode_items(f)[field]}), DeltaTable(base)
-        return self.tables[own][1]
+        return self.tables[own][1].snapshot()
 
     @property
     def _attributes(self) -> Attributes:

@@ -186,7 +186,7 @@ class _Timed(Stage):
         if isinstance(stage, Fuse):
             self.sources = tuple(_Timed(AS_IT_IS, source, now) for source in stage.sources)
             stage = Fuse(self.sources, stage.by, stage.k, stage.name)
-        self.stage = stage
+        self.stage, self.allow = stage, stage.allow
         if isinstance(stage, Scorer):
             self.scores_of = stage.scores_of
         self.took_ms, self.given = 0.0, 0

@@ -65,7 +65,7 @@ def quality_by_depths(
     if not len(task):
         raise DataError(f"nothing to plan by: {task}", remedy="choose another split or positive rule")
     cascade = Cascade(*cascade.stages)  # a budget would cut what is to be measured
-    request, steady = request_of(task), steady_stages(cascade)
+    request, steady = cascade.narrowed(request_of(task)), steady_stages(cascade)
     values = torch.zeros(len(grid), len(task), dtype=torch.float64)
     for start in range(0, len(task), queries_at_once):
         stop = min(start + queries_at_once, len(task))
