@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from hypothesis import given
@@ -121,3 +123,45 @@ def test_the_stages_of_a_cascade_keep_their_names(watch: Watch) -> None:
     costs = costs_of(watch, LEVELS)
     assert list(costs.lines) == ["retrieve", "rank", "rules"]
     assert costs.around_ms == pytest.approx(0)
+
+
+def test_what_makes_predictions_doubtful_is_said(watch: Watch) -> None:
+    straight, bent = Line(1.0, 0.1, misfit=0.1), Line(1.0, 0.1, misfit=0.3)
+
+    def doubts(line: Line, waited: float, clock: plan_costs.Clock = "wall") -> list[str]:
+        lines = {"retrieve": {"-": straight}, "rank": {"ids": straight, "wide": line}}
+        return Costs(lines, {}, 0.1, clock, waited=waited).doubts
+
+    assert doubts(straight, 0.1) == []
+    assert doubts(straight, 0.4, "cpu") == []
+    (busy,) = doubts(straight, 0.4)
+    assert "waited 40% of their time" in busy
+    (off,) = doubts(bent, 0.4, "cpu")
+    assert "the time of rank is no line, 30% off" in off
+    measured = costs_of(watch, LEVELS)  # its clock ran while the processor hardly did
+    assert measured.waited > 0.5
+    assert len(measured.doubts) == 1
+
+
+def test_a_machine_that_runs_waits_for_nothing() -> None:
+    class Busy(Stage):
+        bytes_per_item = 0.0
+
+        def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+            start = time.thread_time()
+            while time.thread_time() < start + 0.002:
+                pass
+            return Candidates(torch.arange(k)[None], torch.zeros(1, k))
+
+    class Asleep(Busy):
+        def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+            time.sleep(0.01)
+            return super().run(request, candidates, k)
+
+    request = Request(Batch(user=torch.arange(3)))
+    waited = [
+        measure_costs({"it": {"-": stage("it", 5)}}, request, [{"it": 5}], rounds=5, clock="cpu").waited
+        for stage in (Busy, Asleep)
+    ]
+    assert waited[0] < waited[1]
+    assert waited[1] > 0.5

@@ -36,6 +36,10 @@ CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": ti
 """``cpu`` is the time of the measuring thread alone: for a busy machine, where nothing waits for a disk."""
 
 
+DOUBTFUL = 0.15
+"""Shares of a time above which a prediction is doubted."""
+
+
 @dataclass(frozen=True)
 class Line:
     """Milliseconds of a stage: ``fixed_ms + each_ms * K``. ``misfit`` is the largest relative deviation.
@@ -75,6 +79,7 @@ class Costs:
     around_ms: float  # of a request, outside its stages
     clock: Clock
     sources: Mapping[str, int] = field(default_factory=dict)  # of the first stage, and their own depths
+    waited: float = 0.0  # share of a request's time that its thread did not run
 
     def ms(self, depths: Mapping[str, int], stores: Mapping[str, str]) -> float:
         """Predicted milliseconds of one request; ``stores`` names a depth where a stage offers several."""
@@ -90,6 +95,24 @@ class Costs:
     def bytes(self, stores: Mapping[str, str]) -> float:
         """Bytes per item of all stages together."""
         return sum(kept[stores.get(stage, AS_IT_IS)] for stage, kept in self.bytes_per_item.items())
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the milliseconds should not be believed, in words; nothing where they may be."""
+        found = []
+        if self.clock == "wall" and self.waited > DOUBTFUL:
+            found.append(
+                f"requests waited {self.waited:.0%} of their time for the processor or a disk: plan on a "
+                "quiet machine, or by --clock cpu"
+            )
+        for name, own in self.lines.items():
+            misfit = max(line.misfit for line in own.values())
+            if misfit > DOUBTFUL:
+                found.append(
+                    f"the time of {name} is no line, {misfit:.0%} off at one depth, and so may predictions "
+                    "be: measure more --rounds, or try other --depth"
+                )
+        return found
 
 
 def measure_costs(
@@ -124,7 +147,7 @@ def measure_costs(
     ]
     turns = [(cascade, level) for cascade in cascades for level in levels]
     took: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    around: list[float] = []
+    around, waited = list[float](), list[float]()
     draw = torch.Generator().manual_seed(seed)
     with one_thread():
         for number in range(warm_up + rounds):
@@ -132,11 +155,13 @@ def measure_costs(
             one = replace(request.rows(row, row + 1), budget=None)
             for turn in torch.randperm(len(turns), generator=draw).tolist():
                 cascade, level = turns[turn]
-                start = now()
+                start, clocks = now(), [clock() for clock in CLOCKS.values()]
                 cascade(replace(one, depths=level))
                 whole = (now() - start) * 1e3
+                wall, cpu = (clock() - began for clock, began in zip(CLOCKS.values(), clocks, strict=True))
                 if number < warm_up:
                     continue
+                waited.append(max(0.0, 1 - cpu / wall))
                 timed = [each for s in cascade.stages if isinstance(s, _Timed) for each in (*s.sources, s)]
                 around.append(whole - sum(stage.took_ms for stage in timed))
                 for stage in timed:
@@ -151,7 +176,7 @@ def measure_costs(
     }
     first = next(iter(next(iter(variants.values())).values()))
     sources = {source.name: source.k for source in first.sources} if isinstance(first, Fuse) else {}
-    return Costs(lines, kept, statistics.median(around), clock, sources)
+    return Costs(lines, kept, statistics.median(around), clock, sources, statistics.mean(waited))
 
 
 def _line(took: Mapping[int, Sequence[float]]) -> Line:

@@ -112,6 +112,7 @@ class Plan:
             "costs": {
                 "clock": self.survey.costs.clock,
                 "around_ms": self.survey.costs.around_ms,
+                "waited": self.survey.costs.waited,
                 "stages": {
                     name: {
                         store: {

@@ -85,6 +85,7 @@ def survey_run(
         f"{measure} on {len(task):,} validation queries at {len(grid)} depths, "
         + (f"{again} run again for each" if again else "all from one pass of the deepest"),
         f"ms: medians of {rounds} single requests, {time}; misfit is of the line, at its worst depth",
+        *costs.doubts,
     ]
     return Survey(tuple(points), values, _of_recipe(points, cascade), costs, measure, tuple(notes))
 
