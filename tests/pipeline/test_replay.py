@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import polars as pl
 import pytest
 import torch
 
@@ -201,9 +202,33 @@ def test_another_teacher_scores_the_log(prepared, trained):
     for row in (0, 40):
         key = samples.query_keys[row : row + 1]
         query = past.join(prepared.known_columns(key), key, samples.positions[row : row + 1])
-        mine = samples.items[row][samples.items[row] >= 0]
+        there = samples.items[row] >= 0
+        mine = samples.items[row][there]
         expected = model.score(model.encode_query(query), model.encode_item(prepared.items.take(mine)))[0]
-        torch.testing.assert_close(samples.teacher[row, : len(mine)], expected.detach())
+        torch.testing.assert_close(samples.teacher[row][there], expected.detach())
+
+
+def test_a_log_calls_nothing_a_negative_that_its_query_takes_later(prepared):
+    log = prepared.recipe.data.stage_log()
+    train = prepared.split.train
+    log = log.filter(log["timestamp"] <= train["timestamp"].max())
+    samples = logged(prepared, log)
+    liked = train.filter(click=1)
+    requests = log.group_by("request", maintain_order=True).agg(pl.all())
+    taken_out = 0
+    for row, request in enumerate(requests.iter_rows(named=True)):
+        user, asked = request["user"][0], request["timestamp"][0]
+        exposed = {i for i, s in zip(request["item"], request["stage"], strict=True) if s == "exposed"}
+        own = liked.filter((pl.col("user") == user) & (pl.col("timestamp") >= asked))
+        later = set(own["item"])
+        kept = samples.items[row][samples.items[row] >= 0]
+        found = set(prepared.dataset.item_catalogue.ids(kept.numpy()).to_list())
+        gone = set(request["item"]) - found
+        assert gone == set(request["item"]) & later - exposed
+        barred = samples.barred[row][samples.barred[row] >= 0]
+        assert set(prepared.dataset.item_catalogue.ids(barred.numpy()).to_list()) == later
+        taken_out += len(gone)
+    assert taken_out > 20
 
 
 def test_logs_need_a_split_by_time(tiny):

@@ -5,6 +5,8 @@ Letters: R requests, K candidates of each.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import torch
 from torch import Tensor
@@ -69,22 +71,33 @@ def replay(
     if teacher is None:
         by_place = torch.full_like(by_place, Role.RETRIEVED)
     gain, hit = shown.gains_of(served.keys)
-    kept = served.mask & (hit | (later.gains_of(served.keys)[0] <= 0))
-    keys = served.keys.masked_fill(~kept, NO_ITEM)
     exposed = torch.where(gain > 0, int(Role.EXPOSED_POSITIVE), int(Role.EXPOSED_NEGATIVE))
-    roles = torch.where(hit, exposed, by_place).masked_fill(~kept, -1)
+    roles = torch.where(hit, exposed, by_place).masked_fill(~served.mask, -1)
     scores = served.scores if teacher is not None else torch.full_like(served.scores, torch.nan)
-    more, more_gain = shown.without(keys)
+    more, more_gain = shown.without(served.keys)
     more_roles = torch.where(more_gain > 0, int(Role.EXPOSED_POSITIVE), int(Role.EXPOSED_NEGATIVE))
-    return FullStage(
+    samples = FullStage(
         moments.query_keys,
-        torch.cat([keys, more], 1),
+        torch.cat([served.keys, more], 1),
         torch.cat([roles, more_roles.masked_fill(more == NO_ITEM, -1)], 1).to(torch.int8),
         torch.cat([gain, more_gain], 1),
-        torch.cat([scores.masked_fill(~kept, torch.nan), torch.full_like(more_gain, torch.nan)], 1),
+        torch.cat([scores.masked_fill(~served.mask, torch.nan), torch.full_like(more_gain, torch.nan)], 1),
         positions,
         moments.times,
-        later.liked(),
+    )
+    return _sparing(samples, later)
+
+
+def _sparing(samples: FullStage, later: _Shown) -> FullStage:
+    """Without what the queries take ``later``, for that is no negative; what was exposed stays."""
+    kept = (samples.roles == Role.EXPOSED_POSITIVE) | (samples.roles == Role.EXPOSED_NEGATIVE)
+    gone = ~kept & (later.gains_of(samples.items)[0] > 0)
+    return replace(
+        samples,
+        items=samples.items.masked_fill(gone, NO_ITEM),
+        roles=samples.roles.masked_fill(gone, -1),
+        teacher=samples.teacher.masked_fill(gone, torch.nan),
+        barred=later.liked(),
     )
 
 
@@ -94,7 +107,8 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
     Columns: request, the ids and the time of the events, ``stage`` and ``score``; or those of
     `twotower.data.funnel.Funnel.full_stage`, which has joined the labels. Otherwise an exposed row gets the
     label of its event. The log's own ranker is the teacher of what reached it, unless another is given: that
-    one scores everything, and can read no pair fields.
+    one scores everything, and can read no pair fields. What the query takes after a request, up to the end of
+    training, is no negative of it, unless it was exposed there.
 
     Raises
     ------
@@ -115,7 +129,9 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
     keys = torch.from_numpy(prepared.dataset.query_catalogue.keys(first[schema.query]).copy())
     times = torch.from_numpy(first[schema.time].to_numpy().copy())
     rows = torch.full_like(keys, -1)  # before all events of its own time
-    request, positions = _request(prepared, Interactions(keys, rows, times, rows))
+    moments = Interactions(keys, rows, times, rows)
+    request, positions = _request(prepared, moments)
+    later = _Shown.after(prepared, moments, prepared.history(train, "all").position_of(moments))
     samples = FullStage.of_log(
         log.with_columns(teacher=scored),
         prepared.dataset.query_catalogue,
@@ -123,6 +139,7 @@ def logged(prepared: Prepared, log: pl.DataFrame, teacher: Stage | None = None) 
         positions,
         times,
     )
+    samples = _sparing(samples, later)
     return samples if teacher is None else samples.taught_by(scores_by(teacher, request, samples.items))
 
 
