@@ -199,13 +199,15 @@ class Candidates:
         >>> Candidates(keys, scores).sorted().keys.tolist()
         [[3, 1, 2, -1]]
         """
-        scores = self.scores.masked_fill(~self.mask, -torch.inf)
+        empty = ~self.mask
+        holes = bool(empty.any())
+        scores = self.scores.masked_fill(empty, -torch.inf)
         rank_by = scores.masked_fill(scores.isnan(), -torch.inf)
-        last = torch.iinfo(torch.int64).max
-        by_key = self.keys.masked_fill(~self.mask, last).argsort(dim=1, stable=True)
+        keys = self.keys.masked_fill(empty, torch.iinfo(torch.int64).max) if holes else self.keys
+        by_key = keys.argsort(dim=1, stable=True)
         order = by_key.gather(1, rank_by.gather(1, by_key).argsort(dim=1, descending=True, stable=True))
-        # a real candidate that scored minus infinity still precedes an empty slot
-        order = order.gather(1, (~self.mask.gather(1, order)).to(torch.int8).argsort(dim=1, stable=True))
+        if holes:  # a real candidate that scored minus infinity still precedes an empty slot
+            order = order.gather(1, empty.gather(1, order).to(torch.int8).argsort(dim=1, stable=True))
         return Candidates(
             self.keys.gather(1, order),
             scores.gather(1, order),

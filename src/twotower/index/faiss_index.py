@@ -4,7 +4,8 @@ A graph on raw inner products leads astray: the item nearest to another by inner
 largest norm, not a neighbour. So graphs are built on vectors with one more coordinate, sqrt(M² - |x|²) with M
 the largest norm (Bachrach et al. 2014, "Speeding up the Xbox recommender system using a Euclidean
 transformation for inner-product spaces", theorem 1): all items then have the norm M, and the nearest by
-Euclidean distance is the best by inner product. Whatever FAISS returns is scored again exactly.
+Euclidean distance is the best by inner product. What FAISS returns is scored again exactly, unless it has
+scored by the vectors themselves.
 
 Neither form is safe on all data. Where a few directions carry the data, the raw graph finds half of what the
 other finds; where the spectrum is flat and norms vary, the added coordinate drowns the rest and the raw graph
@@ -141,12 +142,14 @@ class FaissIndex:
         excluded = self.vectors.excluded(exclude, len(query))
         counts = torch.zeros(len(query), dtype=torch.int64) if excluded is None else excluded.lengths
         most = int(counts.max()) if len(counts) else 0
-        found = self._nearest(query, min(k + most, len(self)), effort or self.effort)
+        found, scores = self._nearest(query, min(k + most, len(self)), effort or self.effort)
         if excluded is not None:
             row = torch.arange(len(query))[:, None]
             cell = excluded.row_of_value() * len(self) + excluded.values
             found = found.masked_fill(torch.isin(row * len(self) + found, cell), -1)
-        candidates = Candidates(self.vectors.keys_at(found), self._rescored(query, found)).sorted().best(k)
+        if not self._scores_are_true:
+            scores = self._rescored(query, found)
+        candidates = Candidates(self.vectors.keys_at(found), scores).sorted().best(k)
         out = _padded(candidates, k)
         short = (out.counts < (len(self) - counts).clamp(max=k)).nonzero()[:, 0]
         if len(short):
@@ -180,15 +183,26 @@ class FaissIndex:
             )
         return cls(vectors, index, factory, effort, artefact.produced_by)
 
-    def _nearest(self, query: Tensor, n: int, effort: int) -> Tensor:
-        """Positions FAISS finds, (Q, n), -1 where it finds none; in no order to rely on."""
+    @cached_property
+    def _scores_are_true(self) -> bool:
+        """Whether FAISS's own scores are the inner products of the float32 vectors, as they were given."""
+        faiss = _faiss()
+        plain = type(faiss.downcast_index(self._faiss)) in (
+            faiss.IndexFlat,
+            faiss.IndexFlatIP,
+            faiss.IndexIVFFlat,
+        )
+        return plain and not self._by_distance
+
+    def _nearest(self, query: Tensor, n: int, effort: int) -> tuple[Tensor, Tensor]:
+        """Positions FAISS finds, (Q, n), -1 where it finds none, in no order to rely on; and its scores."""
         if n == 0 or len(query) == 0:
-            return torch.empty(len(query), 0, dtype=torch.int64)
+            return torch.empty(len(query), 0, dtype=torch.int64), torch.empty(len(query), 0)
         if self._by_distance:
             query = torch.nn.functional.pad(query, (0, 1))
         with _threads(1 if len(query) == 1 else None):
-            _, positions = self._faiss.search(query.numpy(), n, params=_parameters(self._faiss, effort))
-        return torch.from_numpy(positions)
+            scores, positions = self._faiss.search(query.numpy(), n, params=_parameters(self._faiss, effort))
+        return torch.from_numpy(positions), torch.from_numpy(scores)
 
     def _rescored(self, query: Tensor, positions: Tensor) -> Tensor:
         """True inner products of the positions, minus infinity for -1, (Q, n)."""
