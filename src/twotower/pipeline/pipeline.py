@@ -9,26 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
 import torch
-from torch import Tensor
 
 from twotower.baselines.base import Baseline
-from twotower.baselines.catalogue import make_baseline
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.own_source import OwnSource
 from twotower.cascade.rank import Rank
-from twotower.errors import StorageError
-from twotower.evaluate.experiment import run_cascade, run_source
-from twotower.evaluate.latency import measure_latency
 from twotower.evaluate.report import Report
-from twotower.evaluate.task import Task
-from twotower.evaluate.trec import write_qrels, write_run
 from twotower.models.base import Model
 from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
+from twotower.pipeline.evaluation import Evaluation
 from twotower.pipeline.inspection import read_json
-from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.mining import mined_for, mining_sources
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
@@ -247,41 +240,9 @@ class Pipeline:
 
     def evaluate(self) -> Report:
         """The funnel and the baselines on the test part; results are written beside being returned."""
-        prepared, option = self.prepared, self.recipe.evaluate
-        cascade = self.cascade()
-        experiment, latency, baselines = None, {}, {}
-        notes = [self._split_note()]
-        if cascade is not None:
-            task = prepared.task("test")
-            self.say(f"evaluating {cascade} on {task}")
-            notes.append(str(task))
-            experiment = run_cascade(cascade, task, option.measures)
-            latency = measure_latency(cascade, task, requests=option.requests_timed)
-            baselines = self._baselines(task)
-            notes.append(f"time: {option.requests_timed} single requests on one thread")
-            if cascade.degraded:
-                counts = ", ".join(f"{name} {count}" for name, count in cascade.degraded.items())
-                notes.append(f"out of time in some of them, and left out there: {counts}")
-            notes.append(self._fitted_note())
-            notes.append(f"intervals: paired bootstrap over queries, {option.samples:,} samples")
-        ratings = self._ratings()
-        notes.append(f"seed {self.recipe.seed}")
-        report = Report(
-            self.recipe.name,
-            experiment,
-            latency,
-            baselines,
-            ratings,
-            notes,
-            option.measures,
-            option.samples,
-            {
-                "items": prepared.n_items,
-                "queries": 0 if experiment is None else len(experiment.task),
-                "measured": self.measured_mark(),
-            },
-        )
-        self._write(report)
+        evaluation = Evaluation(self.recipe, self.prepared, self.model, self.say)
+        report = evaluation.report(self.cascade(), self.measured_mark())
+        evaluation.write(report, self.space.results)
         return report
 
     def measured_mark(self) -> str:
@@ -292,71 +253,6 @@ class Pipeline:
         paths = {name: self.space.model(name) / "model.json" for name in self.recipe.models}
         digests = {name: read_json(path).get("digest") for name, path in paths.items() if path.exists()}
         return fingerprint(plain, digests, self.space.finished().get("prepare"))
-
-    def _split_note(self) -> str:
-        """The protocol every number rests on, and how much of the test part the tie rule decided."""
-        test = self.prepared.leakage.parts["test"]
-        decided = (
-            f"; the row rule decides {test.decided_by_row:,.0f} test rows" if test.decided_by_row else ""
-        )
-        return f"split {self.recipe.split.kind}; order of events (time, row){decided}; seen items are masked"
-
-    def _fitted_note(self) -> str:
-        """Which events each system has seen: baselines and models are not fitted on the same."""
-        by_lists = [name for name, model in self.recipe.models.items() if model.objective.kind == "lists"]
-        taught = [name for name in self.recipe.models if self.recipe.teachers(name)]
-        but = f", but {', '.join(by_lists)} on lists served to validation queries" if by_lists else " only"
-        but += f", which {', '.join(taught)} learnt from as from a teacher" if by_lists and taught else ""
-        return f"baselines are fitted on every event before the test part, models on the training part{but}"
-
-    def _baselines(self, task: Task) -> dict[str, dict[str, Tensor]]:
-        if not self.recipe.baselines:
-            return {}
-        prepared = self.prepared
-        history = prepared.history(prepared.split.history("test"), "positive")
-        k = self.recipe.cascade[0].k
-        found = {}
-        for about in self.recipe.baselines:
-            label, baseline = make_baseline(about.name, about.options)
-            self.say(f"baseline {label}")
-            baseline.fit(history.lists(), prepared.n_items, history.times)
-            found[label] = run_source(baseline, task, self.recipe.evaluate.measures, k)
-        return found
-
-    def _ratings(self) -> dict[str, dict[str, float]]:
-        """Rating measures of every model that was trained on labels."""
-        pointwise = [n for n, m in self.recipe.models.items() if m.objective.kind in ("pointwise", "counts")]
-        if not pointwise:
-            return {}
-        split = self.prepared.split
-        events = LabelledEvents(self.prepared, split.test, split.history("test"))
-        return {name: events.measure(self.model(name)) for name in pointwise}
-
-    def _write(self, report: Report) -> None:
-        results = self.space.results
-        write_text(results / "report.json", json.dumps(report.plain(), indent=2))
-        write_text(results / "report.txt", report.text() + "\n")
-        if report.experiment is None:
-            return
-        task, last = report.experiment.task, report.experiment.stages[-1]
-        dataset = self.prepared.dataset
-        ids = dataset.query_catalogue.ids(task.query_keys.numpy())
-        columns = {
-            f"{stage.name} {name}": values.numpy()
-            for stage in report.experiment.stages
-            for name, values in stage.values.items()
-        } | {
-            f"{name} {measure}": values.numpy()
-            for name, found in report.baselines.items()
-            for measure, values in found.items()
-        }
-        try:
-            pl.DataFrame({dataset.schema.query: ids, **columns}).write_parquet(results / "per_query.parquet")
-        except (OSError, pl.exceptions.PolarsError) as error:  # polars wraps a full disk in its own error
-            raise StorageError(f"{results}: could not be written: {error}") from error
-        words = ids.cast(pl.String)
-        write_run(results / "run.trec", words, last.output, dataset.item_catalogue, self.recipe.name)
-        write_qrels(results / "qrels.trec", words, task.relevant, dataset.item_catalogue, task.gains)
 
 
 def _plain(result: FitResult) -> dict[str, Any]:
