@@ -12,6 +12,7 @@ from benchmarks.pre_ranking.claims import judge, missing
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.differences import differences
 from benchmarks.pre_ranking.files import read_json
+from benchmarks.pre_ranking.learning_section import learning
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.plots import Point, clouds, forest, pareto
 from benchmarks.pre_ranking.results import Results, bytes_of, fastest, mean
@@ -60,7 +61,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
     yield sections.claims(verdicts)
     yield sections.ablations(results)
     yield sections.search(results)
-    yield sections.learning(results.systems("learning"))
+    yield learning(results.systems("learning"))
     yield differences(results.root / "learning")
     yield sequences_section.sequences(results)
     if (results.root / "replication").is_dir():

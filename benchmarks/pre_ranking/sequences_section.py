@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.pre_ranking.learning_section import in_order
 from benchmarks.pre_ranking.markdown import markdown
 from benchmarks.pre_ranking.results import Results, spread, values
-from benchmarks.pre_ranking.sections import in_order
 from twotower.metrics.significance import paired_bootstrap
 
 ROWS = (

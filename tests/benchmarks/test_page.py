@@ -12,9 +12,9 @@ from benchmarks.machine import machine
 from benchmarks.pre_ranking import page
 from benchmarks.pre_ranking.claims import judge
 from benchmarks.pre_ranking.files import write_arrays, write_json
+from benchmarks.pre_ranking.learning_section import learning
 from benchmarks.pre_ranking.opening import chosen_system
 from benchmarks.pre_ranking.results import Results
-from benchmarks.pre_ranking.sections import learning
 
 from twotower.metrics.rating import auc
 
