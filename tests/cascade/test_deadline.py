@@ -1,6 +1,7 @@
 """A stage that is out of time hands on the order it was given, and says so."""
 
 import time
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -167,8 +168,14 @@ def test_a_budget_for_no_stage_is_an_error():
         Cascade(First(4)).within(Budget(stages={"rank": 1}))
     with pytest.raises(ConfigError, match="the budget"):
         Cascade(First(4))(Request(REQUEST.query, budget=Budget(stages={"rank": 1})))
-    with pytest.raises(ValueError, match="greater than 0"):
-        Budget(total_ms=0)
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        Budget(total_ms=-1)
+
+
+def test_no_time_at_all_leaves_every_stage_out_but_the_first():
+    found, trace = (First(4) >> Reverse("last", 2)).within(Budget(total_ms=0))(REQUEST)
+    assert found.keys.tolist() == [[0, 1]] * 2
+    assert (trace.steps[0].late, trace.degraded) == (True, ("last",))
 
 
 def test_a_cascade_keeps_its_budget_when_it_grows():
@@ -217,3 +224,15 @@ class TestRank:
         cascade = (First(0) >> self.stage()).within(Budget(total_ms=FOREVER))
         found, _ = cascade(Request(REQUEST.query, depths={"rank": k}))
         assert found.counts.tolist() == [0, 0]
+
+
+def test_what_was_asked_is_counted_and_what_is_refused_is_not():
+    cascade = Cascade(First(4), Reverse("last", 2, pieces=3))
+    tight = cascade.within(Budget(stages={"last": 0.5}))
+    for _ in range(3):
+        tight(REQUEST)
+    assert (tight.asked, tight.degraded) == (3 * len(REQUEST), {"last": 3 * len(REQUEST)})
+    assert (cascade.asked, cascade.degraded) == (0, {})
+    with pytest.raises(ConfigError):
+        tight(replace(REQUEST, depths={"rerank": 3}))
+    assert tight.asked == 3 * len(REQUEST)

@@ -41,6 +41,8 @@ class Cascade:
         self.budget = budget or Budget()
         self._allow = reduce(both_allow, (stage.allow for stage in stages))
         self._check_names("the budget", self.budget.stages)
+        self.asked = 0
+        """Requests that were answered."""
         self.degraded: Counter[str] = Counter()
         """Requests, by stage, that it did not order, or not with all its sources."""
         self.overran: Counter[str] = Counter()
@@ -72,6 +74,7 @@ class Cascade:
         for stage in self.stages:
             given = steps[-1].output if steps else None
             steps.append(self._step(stage, request, given, budget, began, steps))
+        self.asked += len(request)
         return steps[-1].output, Trace(tuple(steps))
 
     def narrowed(self, request: Request) -> Request:

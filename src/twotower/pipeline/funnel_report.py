@@ -29,7 +29,6 @@ from twotower.evaluate.slices import (
     slice_queries,
 )
 from twotower.evaluate.task import Task
-from twotower.evaluate.watched import Watched
 from twotower.metrics.rating import auc, calibration_error
 from twotower.pipeline.known_by import known_by
 from twotower.pipeline.learning import LabelledEvents
@@ -119,13 +118,13 @@ def funnel_facts(
 
 
 def _timing(cascade: Cascade, task: Task, requests: int) -> Timing:
-    watched = Watched(cascade)
+    watched = cascade.within(cascade.budget)
     latency = measure_latency(watched, task, requests=requests)
     limits = [f"{name} {limit:g} ms" for name, limit in cascade.budget.stages.items()]
     if cascade.budget.total_ms is not None:
         limits.append(f"the whole request {cascade.budget.total_ms:g} ms")
     budget = f"The budget: {', '.join(limits)}." if limits else ""
-    return Timing(latency, watched.asked, watched.degraded, watched.late, budget)
+    return Timing(latency, watched.asked, watched.degraded, watched.overran, budget)
 
 
 def _slices(prepared: Prepared, experiment: Experiment, measure: str, samples: int) -> tuple[Slice, ...]:
