@@ -100,6 +100,8 @@ def test_defaults_of_texts_with_a_tokenizer():
         ([text("a"), text("b", of="a")], "reads 'a' and needs a tokenizer"),
         ([text("b", of="a", tokenizer="words")], "'b': of='a' must name a text field of the same role"),
         ([text("a", "query"), text("b", of="a", tokenizer="words")], "of the same role"),
+        ([text(tokenizer="words", prefix="query: ")], "has a prefix, and the tokenizer 'words'"),
+        ([text(prefix="query: ")], "has a prefix, and the tokenizer None"),
         ([text(tokenizer="letters", hash_buckets=0)], "letters are hashed and need hash_buckets"),
         (
             [text("a", tokenizer="words"), text("b", tokenizer="words", min_count=2)],

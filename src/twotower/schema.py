@@ -59,6 +59,11 @@ class Field(Config):
     )
     dim: int = Option(0, ge=0, description="vector: number of floats")
     tokenizer: str | None = Option(None, min_length=1, description="text: how it becomes tokens; null: not")
+    prefix: str = Option(
+        "",
+        description="text of a pretrained tokenizer: set before every text, as its model was taught it (E5: "
+        "'query: ')",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -69,10 +74,11 @@ class Field(Config):
         return {"max_length": TEXT_LENGTH, **buckets, **values}
 
     @model_serializer(mode="wrap")
-    def _without_null_tokenizer(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is saved of a field without a tokenizer has the digest it had before there were any."""
+    def _without_later_keys(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is saved of a field has the digest it had before there were tokenizers and prefixes."""
         values: dict[str, Any] = plain(self)
-        return {name: value for name, value in values.items() if (name, value) != ("tokenizer", None)}
+        unset = {("tokenizer", None), ("prefix", "")}
+        return {name: value for name, value in values.items() if (name, value) not in unset}
 
     @property
     def source(self) -> str:
@@ -94,6 +100,11 @@ class Field(Config):
         if self.kind == "text" and self.of is not None and self.tokenizer is None:
             raise ValueError(
                 f"text field {self.name!r} reads {self.of!r} and needs a tokenizer to make of it"
+            )
+        if self.prefix and self.tokenizer in (None, "words", "stems", "letters"):
+            raise ValueError(
+                f"text field {self.name!r} has a prefix, and the tokenizer {self.tokenizer!r}: only a model "
+                "that comes with its own tokenizer was taught one"
             )
         if self.tokenizer == "letters" and self.hash_buckets == 0:
             raise ValueError(f"text field {self.name!r}: letters are hashed and need hash_buckets")

@@ -36,10 +36,11 @@ from twotower.errors import ConfigError
 from twotower.models.base import Model, masked
 from twotower.nn.embedding import Embeddings
 from twotower.nn.text.columns import text_column
-from twotower.nn.text.config import TableConfig, TextConfig
+from twotower.nn.text.config import PretrainedConfig, TableConfig, TextConfig
 from twotower.nn.text.encoder import TextEncoder
 from twotower.nn.text.make import make_text_encoder
 from twotower.nn.text.pooling import Pool
+from twotower.nn.text.published import published_pool
 from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
 
@@ -51,7 +52,11 @@ class DualEncoderConfig(Config):
     item_text: str | None = Option(None, description="that of the item")
     text: TextConfig = TableConfig()
     share: Share = Option("sde", description="what the two towers have in common")
-    pool: Pool = Option("mean", description="one vector from those of the tokens")
+    pool: Pool | None = Option(
+        None,
+        description="one vector from those of the tokens; null: as a pretrained sentence encoder was "
+        "published, else the mean",
+    )
     projection: int | None = Option(None, ge=1, description="length of the vectors; null: the encoder's own")
     similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float = Option(
@@ -77,7 +82,8 @@ class DualEncoder(Model):
         self.query_text = text_column(spec, "query", config.query_text)
         self.item_text = text_column(spec, "item", config.item_text)
         self._encoders(config)
-        self.config = config.model_copy(update={"text": self.item_encoder.config})
+        pool = config.pool or self._published(config)
+        self.config = config.model_copy(update={"text": self.item_encoder.config, "pool": pool})
         self._projections(config)
         self.query_fields = self._fields(("query", "context")) if config.fields else []
         self.item_fields = self._fields(("item",)) if config.fields else []
@@ -105,6 +111,12 @@ class DualEncoder(Model):
             self.query_encoder.borrow(self.item_encoder)
         if config.share == "ade-fte":
             self.item_encoder.embedder.requires_grad_(False)
+
+    def _published(self, config: DualEncoderConfig) -> Pool:
+        """How the encoder's tokens become a vector where the recipe does not say."""
+        if not isinstance(config.text, PretrainedConfig) or config.text.architecture is not None:
+            return "mean"
+        return published_pool(config.text.path, projected=config.projection is not None)
 
     def _projections(self, config: DualEncoderConfig) -> None:
         self.dim = config.projection or self.item_encoder.dim
@@ -140,7 +152,7 @@ class DualEncoder(Model):
 
     def _text(self, tokens: Tensor, encoder: TextEncoder, projection: nn.Module | None) -> Tensor:
         """(..., L) tokens -> (..., D)."""
-        vector = encoder.pooled(tokens.reshape(-1, tokens.shape[-1]), self.config.pool)
+        vector = encoder.pooled(tokens.reshape(-1, tokens.shape[-1]), self.config.pool or "mean")
         if projection is not None:
             vector = projection(vector)
         return vector.view(*tokens.shape[:-1], self.dim)

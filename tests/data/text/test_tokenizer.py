@@ -3,12 +3,16 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 
 from twotower.data.text import tokenizer as module
+from twotower.data.text.encoders import Pieces, fit_texts
 from twotower.data.text.folder import model_folder
 from twotower.data.text.tokenizer import Tokenizer
 from twotower.errors import ConfigError, StorageError
+from twotower.schema import Schema
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra text")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cells", "grow", "##ing", "a"]
@@ -129,3 +133,23 @@ def test_two_lengths_of_one_tokenizer_do_not_meet(folder):
     long, _ = tokenizer.encode(["a a a a"], 9)
     assert (len(short), len(long)) == (3, 6)
     assert len(tokenizer.encode(["a a a a"], 3)[0]) == 3
+
+
+def test_a_prefix_stands_before_every_text_and_is_part_of_what_is_fitted(folder):
+    plain, taught = Pieces(8, Tokenizer.find(str(folder))), Pieces(8, Tokenizer.find(str(folder)), "a ")
+    texts = pl.Series(["growing cells", "", None])
+    assert torch.equal(taught.encode(texts), plain.encode(pl.Series(["a growing cells", "a ", "a "])))
+    assert "prefix" not in plain.plain()  # features that were saved before there were any have their digest
+    assert taught.plain()["prefix"] == "a "
+    made = {"tokenizer": str(folder), "max_length": 8}
+    fields = [
+        {"name": "q", "kind": "id", "role": "query"},
+        {"name": "i", "kind": "id", "role": "item"},
+        {"name": "asked", "kind": "text", "role": "query", **made, "prefix": "a "},
+        {"name": "body", "kind": "text", "role": "item", **made},
+    ]
+    schema = Schema.parse({"query": "q", "item": "i", "fields": fields})
+    assert [f.get("prefix") for f in schema.plain()["fields"][2:]] == ["a ", None]
+    fitted = fit_texts(schema.having(kind="text"), {"asked": texts, "body": texts})
+    assert torch.equal(fitted["asked"].encode(texts), taught.encode(texts))
+    assert torch.equal(fitted["body"].encode(texts), plain.encode(texts))

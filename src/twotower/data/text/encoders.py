@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -100,17 +100,24 @@ class Letters(TextEncoder):
 class Pieces(TextEncoder):
     """The tokens of a pretrained tokenizer, its special ones around them, each + 2.
 
-    A missing text is an empty one: the special tokens alone. A cut text keeps its closing token.
+    A missing text is an empty one: the special tokens alone, and the prefix. A cut text keeps its closing
+    token.
     """
 
     tokenizer: Tokenizer
+    prefix: str = ""
 
     @property
     def size(self) -> int:
         return self.tokenizer.size
 
     def tokens(self, texts: pl.Series) -> Ragged:
-        return _ragged(*self.tokenizer.encode(texts.fill_null("").to_list(), self.longest))
+        whole = [self.prefix + text for text in texts.fill_null("").to_list()]
+        return _ragged(*self.tokenizer.encode(whole, self.longest))
+
+    def plain(self) -> dict[str, Any]:
+        """Without an empty prefix, so that the digest is that of before there were any."""
+        return {name: value for name, value in super().plain().items() if (name, value) != ("prefix", "")}
 
 
 TEXT_ENCODERS: dict[str, type[Encoder]] = {c.__name__: c for c in (Words, Letters, Pieces)}
@@ -129,7 +136,7 @@ def fit_texts(fields: Iterable[Field], texts: Mapping[str, pl.Series]) -> dict[s
         return {f.name: Letters(f.max_length, f.hash_buckets) for f in fields}
     if name not in ("words", "stems"):
         tokenizer = Tokenizer.find(name)
-        return {f.name: Pieces(f.max_length, tokenizer) for f in fields}
+        return {f.name: Pieces(f.max_length, tokenizer, f.prefix) for f in fields}
     tokenizer_of_words = cast(WordTokenizer, name)
     sources = {(f.role, f.source): _counted(texts[f.name]) for f in fields}
     words = pl.concat([counts for counts, _ in sources.values()])
