@@ -83,17 +83,27 @@ def exact_indexes() -> dict[str, Any]:
     vectors = whole(N, 0)
     changed = DeltaIndex(ExactIndex.build(torch.cat([vectors[:2000], whole(1000, 9)])))
     changed.upsert(torch.arange(2000, N), vectors[2000:])
-    return {"exact": ExactIndex.build(vectors), "delta": changed, "another": Plain(vectors)}
+    fewer = DeltaIndex(ExactIndex.build(torch.cat([vectors, whole(300, 4)])))
+    fewer.delete(torch.arange(N, N + 300))
+    fewer.upsert(torch.tensor([5]), vectors[[6]])
+    fewer.delete(torch.tensor([5]))
+    fewer.upsert(torch.tensor([5]), vectors[[5]])
+    return {"exact": ExactIndex.build(vectors), "delta": changed, "fewer": fewer, "another": Plain(vectors)}
 
 
 @pytest.fixture(scope="module")
-def approximate() -> dict[str, FaissIndex]:
-    return {f: FaissIndex.build(normal(N, 0), factory=f) for f in ("HNSW16", "IVF16,Flat", "Flat")}
+def approximate() -> dict[str, Any]:
+    found: dict[str, Any] = {
+        f: FaissIndex.build(normal(N, 0), factory=f) for f in ("HNSW16", "IVF16,Flat", "Flat")
+    }
+    changed = DeltaIndex(FaissIndex.build(torch.cat([normal(N, 0)[:2700], normal(300, 7)]), factory="HNSW16"))
+    changed.upsert(torch.arange(2700, N), normal(N, 0)[2700:])
+    return {**found, "changed": changed}
 
 
 @pytest.mark.parametrize("per_query", [False, True])
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("name", ["exact", "delta", "another"])
+@pytest.mark.parametrize("name", ["exact", "delta", "fewer", "another"])
 def test_exact_indexes_equal_brute_force_with_a_mask(exact_indexes, name, share, per_query):
     query, allow = whole(Q, 1), mask_of(share, per_query)
     gone = Ragged.of([[row, 7 * row, 2 * N] for row in range(Q)])
@@ -105,7 +115,7 @@ def test_exact_indexes_equal_brute_force_with_a_mask(exact_indexes, name, share,
 @pytest.mark.parametrize("wide", [False, True], ids=["as the rule says", "always wider"])
 @pytest.mark.parametrize("per_query", [False, True])
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("factory", ["HNSW16", "IVF16,Flat", "Flat"])
+@pytest.mark.parametrize("factory", ["HNSW16", "IVF16,Flat", "Flat", "changed"])
 def test_approximate_ones_deliver_k_and_keep_their_recall(
     approximate, monkeypatch, factory, share, per_query, wide
 ):
@@ -124,6 +134,15 @@ def test_approximate_ones_deliver_k_and_keep_their_recall(
     at = found.keys.clamp(min=0)
     true = torch.einsum("qd,qkd->qk", query, normal(N, 0)[at])
     torch.testing.assert_close(found.scores[found.mask], true[found.mask])
+
+
+def test_few_allowed_items_of_a_changed_index_are_not_looked_for_ever_wider(approximate, monkeypatch):
+    asked = []
+    monkeypatch.setattr(FaissIndex, "search", lambda self, query, k, exclude=None, **more: asked.append(k))
+    allow = mask_of(0.01, per_query=False)
+    found = search_allowed(approximate["changed"], normal(Q, 1), 20, allow)
+    assert torch.equal(found.keys, brute_force(normal(N, 0), normal(Q, 1), 20, allow).keys)
+    assert asked == []
 
 
 def test_a_mask_against_the_query_is_settled_exactly(approximate, monkeypatch):

@@ -98,7 +98,7 @@ class Delta(ABC, Generic[B, V]):
         """The representation of no item."""
 
     @abstractmethod
-    def _search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
+    def search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
         """The k best of the items beside the base, exactly."""
 
     @abstractmethod
@@ -177,6 +177,10 @@ class Delta(ABC, Generic[B, V]):
 
     # -- the index -------------------------------------------------------------------------------------
 
+    def parts(self) -> State[B]:
+        """The base, what is beside it and what is gone of it, of one moment."""
+        return self._state
+
     def snapshot(self) -> Self:
         """The items as they are now, whatever is changed later; costs nothing."""
         return copy(self)  # states are replaced, never changed
@@ -218,7 +222,7 @@ class Delta(ABC, Generic[B, V]):
         found = _look_past(state, query, k, k + spare if len(state.gone) else k, exclude)
         if not len(state.fresh):
             return found
-        new = self._search_fresh(state.fresh, query, k, exclude)
+        new = self.search_fresh(state.fresh, query, k, exclude)
         both = Candidates(torch.cat([found.keys, new.keys], 1), torch.cat([found.scores, new.scores], 1))
         return both.sorted().best(k)
 
@@ -267,7 +271,7 @@ class DeltaIndex(Delta[VectorBase, Tensor]):
     def _nothing(self, dim: int) -> Rep:
         return Rep(vector=torch.empty(0, dim))
 
-    def _search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
+    def search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
         return ExactIndex(Vectors(fresh.rep["vector"], fresh.keys)).search(query, k, exclude)
 
     def _rebuilt(self, state: State[VectorBase]) -> VectorBase:

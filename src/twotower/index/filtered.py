@@ -10,6 +10,7 @@ Letters: Q queries, N items that a mask speaks of, C items of an index, n result
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from twotower.errors import ConfigError
 from twotower.index.base import Index
 from twotower.index.build import TokenIndex
+from twotower.index.delta import Delta
 from twotower.index.exact import ExactIndex
 from twotower.index.exact_tokens import ExactTokens, Tokens
 from twotower.index.faiss_index import FaissIndex
@@ -72,6 +74,8 @@ def search_allowed(
         return _exactly(index.vectors, query, k, allow, exclude)
     if isinstance(index, FaissIndex):
         return _by_faiss(index, query, k, allow, exclude)
+    if isinstance(index, Delta):
+        return _by_delta(index, query, k, allow, exclude)
     if isinstance(index, TokenIndex) and allow.dim() == 1:
         shown = allowed_at(allow, index.vectors.keys).nonzero()[:, 0]
         if len(shown) <= EXACT_SHARE * len(index):
@@ -146,6 +150,26 @@ def _by_faiss(index: FaissIndex, query: Tensor, k: int, allow: Tensor, exclude: 
         found = _exactly(index.vectors, query[rows], k, _own(allow, rows), _take(exclude, rows))
         _put(out, rows, found)
     return out
+
+
+def _by_delta(
+    index: Delta[Any, Any], query: Tensor, k: int, allow: Tensor, exclude: Ragged | None
+) -> Candidates:
+    """The base among what is allowed and not gone, in its own way; beside it what is new, exactly."""
+    parts = index.parts()
+    hidden = parts.gone[parts.gone < allow.shape[-1]]
+    left = allow.index_fill(-1, hidden, False) if len(hidden) else allow
+    found = search_allowed(parts.base, query, k, left, exclude)
+    shown = allowed_at(allow, parts.fresh.keys.expand(len(query), -1))
+    some = shown.any(0)
+    if not some.any():
+        return found
+    few = parts.fresh.without(parts.fresh.keys[~some])
+    new = index.search_fresh(few, query, k if allow.dim() == 1 else len(few), exclude)
+    if allow.dim() == 2:
+        new = _keep(new, allow, k)
+    both = Candidates(torch.cat([found.keys, new.keys], 1), torch.cat([found.scores, new.scores], 1))
+    return both.sorted().best(k)
 
 
 def _by_all_tokens(

@@ -67,7 +67,7 @@ class MultiVectorDelta(Delta[TokenBase, Ragged]):
     def _nothing(self, dim: int) -> Rep:
         return Rep(tokens=torch.empty(0, 0, dim), tokens_length=torch.empty(0, dtype=torch.int64))
 
-    def _search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
+    def search_fresh(self, fresh: KeyedRows, query: Tensor, k: int, exclude: Ragged | None) -> Candidates:
         base = self._state.base
         query = base.checked_query(query, k)
         banned = None
