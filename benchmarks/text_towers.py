@@ -1,5 +1,6 @@
 """Text towers: is MiniLM here what it is elsewhere, what is added by words, by teaching, by sharing?
 
+    python -m benchmarks.text_towers                            # all parts, one after the other; hours
     python -m benchmarks.text_towers untouched                  # MiniLM as published; minutes, kept in runs/
     python -m benchmarks.text_towers hybrid                     # BM25, and both fused
     python -m benchmarks.text_towers finetune --seeds 1 2 3     # MiniLM taught on SciFact's train queries
@@ -22,10 +23,12 @@ from benchmarks.text.finetune import Lesson, finetune
 from benchmarks.text.untouched import bm25, hybrid, untouched
 from twotower.memory import keep_heap
 
+PARTS = ("untouched", "hybrid", "finetune", "dual")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=("untouched", "hybrid", "finetune", "dual"))
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--collections", nargs="+", choices=tuple(READERS), default=None)
@@ -34,10 +37,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="stop training after so many, to try it out")
     parser.add_argument("--frozen", type=int, default=0, help="finetune: lower layers that learn nothing")
     args = parser.parse_args()
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        parser.error(f"no part {', '.join(unknown)}; known: {', '.join(PARTS)}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     keep_heap()
     torch.set_num_threads(args.threads)
-    match args.part:
+    for part in args.parts or PARTS:
+        run(part, args)
+
+
+def run(part: str, args: argparse.Namespace) -> None:
+    match part:
         case "untouched":
             for name in args.collections or ["scifact"]:
                 untouched(name, args.precision)
