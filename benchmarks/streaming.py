@@ -39,8 +39,8 @@ from twotower.models.two_tower import TwoTower, TwoTowerConfig
 from twotower.schema import Field, Schema
 from twotower.train.events import Event, Step
 from twotower.train.fit import fit
-from twotower.train.objectives import InBatch, InBatchConfig
 from twotower.train.settings import TrainSettings
+from twotower.train.softmax import InBatch, InBatchConfig
 from twotower.types import Batch
 
 LIMIT_GIB = 6.0

@@ -33,8 +33,8 @@ from twotower.losses.softmax import sampled_softmax
 from twotower.memory import keep_heap
 from twotower.models.two_tower import TwoTower, TwoTowerConfig
 from twotower.train.fit import fit
-from twotower.train.objectives import InBatch, InBatchConfig
 from twotower.train.settings import TrainSettings
+from twotower.train.softmax import InBatch, InBatchConfig
 from twotower.types import Batch
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from twotower.index.exact import ExactIndex
 from twotower.models.base import Model
 from twotower.pipeline.prepared import Prepared
 from twotower.train.fit import FitResult, fit
-from twotower.train.objectives import InBatch, InBatchConfig
 from twotower.train.settings import TrainSettings
+from twotower.train.softmax import InBatch, InBatchConfig
 from twotower.types import Batch, Candidates
 
 

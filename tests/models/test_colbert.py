@@ -14,7 +14,8 @@ from twotower.errors import ConfigError, MismatchError
 from twotower.index.item_table import ItemTable
 from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.models.colbert import TEXTS_AT_ONCE
-from twotower.train.objectives import InBatchConfig, SampledConfig, make_objective
+from twotower.train.objectives import make_objective
+from twotower.train.softmax import InBatchConfig, SampledConfig
 from twotower.types import UNKNOWN, Batch
 
 MASK = 40

@@ -8,7 +8,8 @@ from twotower.data.features import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.dat import DAT, DATConfig, alignment
 from twotower.nn.history import HistoryConfig
-from twotower.train.objectives import InBatchConfig, PointwiseConfig, make_objective
+from twotower.train.objectives import PointwiseConfig, make_objective
+from twotower.train.softmax import InBatchConfig
 from twotower.types import Batch
 
 SPEC = FeatureSpec(

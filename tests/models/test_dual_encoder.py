@@ -9,7 +9,8 @@ from twotower.data.batches import Examples
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.catalogue import load_model, make_model, save_model
-from twotower.train.objectives import FullSoftmaxConfig, InBatchConfig, SampledConfig, make_objective
+from twotower.train.objectives import make_objective
+from twotower.train.softmax import FullSoftmaxConfig, InBatchConfig, SampledConfig
 from twotower.types import Batch
 
 

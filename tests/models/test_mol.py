@@ -9,7 +9,8 @@ from twotower.errors import ConfigError
 from twotower.models import mol as module
 from twotower.models.mol import MoL, MoLConfig
 from twotower.nn.history import HistoryConfig
-from twotower.train.objectives import SampledConfig, make_objective
+from twotower.train.objectives import make_objective
+from twotower.train.softmax import SampledConfig
 from twotower.types import Batch
 
 SPEC = FeatureSpec(

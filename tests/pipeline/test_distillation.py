@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from twotower.errors import ConfigError
+from twotower.evaluate.experiment import request_of
 from twotower.pipeline.changes import changed
+from twotower.pipeline.order import training_order
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 
@@ -104,3 +108,79 @@ def test_a_recipe_lets_a_cross_encoder_teach_on_what_words_find(toy, tmp_path, s
     assert last["loss/distil"] < 0.8 * first["loss/distil"]
     for measure in ("Overlap@10", "nDCG@10 by ranker"):  # on queries that neither of them met
         assert last[measure] > first[measure] + 0.05
+
+
+MINED = {"by": ["bm25"], "n": 8, "window": 25, "teacher": "cross"}
+BY_WORDS = {"kind": "full-stage", "by": ["bm25"], "bce": 0, "sample": SAMPLE}
+LEARN = {
+    "in-batch": (
+        {"kind": "in-batch", "log_q": "none", "hard": MINED, "distil": {"loss": "margin", "weight": 3.0}},
+        {"kind": "in-batch", "log_q": "none", "hard": MINED},
+    ),
+    "full-stage": (
+        RECIPE["models"]["student"]["objective"] | {"by": ["bm25"]},
+        BY_WORDS,
+    ),
+}
+"""Of a retriever: with the teacher's scores, and without."""
+
+
+def retriever_recipe(objective):
+    """The student retrieves, beside BM25; both learn apart from what the cascade serves."""
+    sources = [
+        {"name": "bm25", "lexical": {}, "k": 40},
+        {"name": "towers", "model": "student", "k": 40},
+    ]
+    return RECIPE | {
+        "models": {
+            "student": RECIPE["models"]["student"] | {"objective": objective},
+            "cross": RECIPE["models"]["cross"] | {"objective": BY_WORDS},
+        },
+        "cascade": [
+            {"stage": "retrieve", "k": 40, "sources": sources},
+            {"stage": "rank", "model": "cross", "k": 10},
+        ],
+    }
+
+
+@torch.inference_mode()
+def agreement(run: Pipeline) -> float:
+    """Mean correlation of the student's and the teacher's scores of what words find, over test queries."""
+    task = run.prepared.task("test")
+    found = run.assembly.source(run.recipe.sources[0]).run(request_of(task), None, 20)
+    both = []
+    for name in ("student", "cross"):
+        model = run.model(name)
+        item = model.encode_item(run.prepared.items.take(found.keys.clamp(min=0)))
+        scores = model.score(model.encode_query(task.query), item)
+        mean = (scores * found.mask).sum(1, keepdim=True) / found.mask.sum(1, keepdim=True)
+        both.append((scores - mean) * found.mask)
+    return float(torch.nn.functional.cosine_similarity(*both).mean())
+
+
+@pytest.mark.parametrize("kind", LEARN)
+def test_a_cross_encoder_teaches_the_retriever_itself(toy, tmp_path, kind):
+    agrees = []
+    for number, objective in enumerate(LEARN[kind]):
+        run = Pipeline(Recipe.parse(retriever_recipe(objective)), tmp_path / str(number), data=toy)
+        run.prepare()
+        trained = list(run.train())
+        assert trained == ["cross", "student"] if number == 0 else {*trained} == {"cross", "student"}
+        assert run.cascade() is not None
+        agrees.append(agreement(run))
+        again = Pipeline(run.recipe, run.space.directory, data=toy, say=(said := []).append)
+        again.train()
+        assert not [line for line in said if ": training " in line]
+    assert agrees[0] > agrees[1] + 0.05
+
+
+def test_who_serves_must_be_there_and_be_another():
+    itself = "cannot learn from what it serves itself"
+    for who, message in (("bm52", "did you mean 'bm25'"), ("towers", itself)):
+        with pytest.raises(ConfigError, match=message):
+            Recipe.parse(retriever_recipe(BY_WORDS | {"by": [who]}))
+    with pytest.raises(ConfigError, match="a log says what was served"):
+        Recipe.parse(retriever_recipe(BY_WORDS | {"source": "log"}))
+    circle = changed(retriever_recipe(LEARN["in-batch"][0]), ["models.cross.objective.by=[student]"], "toy")
+    with pytest.raises(ConfigError, match="wait for each other"):
+        training_order(Recipe.parse(circle))

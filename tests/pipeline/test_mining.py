@@ -13,7 +13,7 @@ from twotower.pipeline.mining import mine_hard
 from twotower.pipeline.order import training_order
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
-from twotower.train.objectives import HardConfig
+from twotower.train.softmax import HardConfig
 
 WORDS = {"tokenizer": "stems"}
 
@@ -145,9 +145,12 @@ def test_what_was_mined_teaches(run):
 @pytest.mark.parametrize(
     ("hard", "message"),
     [
-        ({"by": ["bm52"]}, "'bm52' serves no hard negatives, it is no source or model; did you mean 'bm25'"),
-        ({"by": ["tower"]}, "'tower' cannot mine its own hard negatives by 'tower'"),
-        ({"by": ["dense"]}, "'tower' cannot mine its own hard negatives by 'dense'"),
+        (
+            {"by": ["bm52"]},
+            "'bm52' serves nothing to learn from, it is no source or model; did you mean 'bm25'",
+        ),
+        ({"by": ["tower"]}, "'tower' cannot learn from what it serves itself, by 'tower'"),
+        ({"by": ["dense"]}, "'tower' cannot learn from what it serves itself, by 'dense'"),
         ({"teacher": "frist"}, "did you mean 'first'"),
         ({"by": []}, "by: .*at least 1"),
         ({"windows": 3}, "unknown key 'windows'; did you mean 'window'"),

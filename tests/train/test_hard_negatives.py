@@ -7,7 +7,9 @@ from twotower.data.batches import Examples
 from twotower.data.hard_negatives import HardNegatives, Judged
 from twotower.errors import ConfigError
 from twotower.models.catalogue import make_model
-from twotower.train.objectives import InBatchConfig, make_objective
+from twotower.train.lists import Distil
+from twotower.train.objectives import make_objective
+from twotower.train.softmax import InBatchConfig
 from twotower.types import NO_ITEM, Batch, Ragged
 
 from .objective_world import COUNTS, ITEMS, SEED, SPEC, B, N, events, two_tower
@@ -97,3 +99,58 @@ def test_hard_negatives_need_no_correction_and_to_be_mined():
         make_objective(InBatchConfig(log_q="none", hard={"by": ["bm25"]}), ITEMS, COUNTS, SEED)
     with pytest.raises(ConfigError, match="mined before training"):
         make_objective(InBatchConfig(), ITEMS, COUNTS, SEED, hard_negatives())
+
+
+def taught():
+    """The same with a teacher's scores: hundreds for the pair, and the item."""
+    hard = hard_negatives()
+    pair = hard.lists.row_of_value()
+    scores = 100.0 * pair + hard.lists.values
+    return HardNegatives(hard.judged, hard.lists, scores, 100.0 * torch.arange(len(hard.judged)) + 50)
+
+
+@pytest.mark.parametrize("how", [{"loss": "margin"}, {"loss": "kl", "weight": 0.5, "temperature": 2.0}])
+@pytest.mark.parametrize("model", [two_tower, late])
+def test_scores_of_a_positive_and_its_own_negatives_follow_the_teacher(model, how):
+    model, examples, hard = model(), events(), taught()
+    config = InBatchConfig(log_q="none", hard={"by": ["bm25"], "n": 2, "teacher": "cross"}, distil=how)
+    losses = make_objective(config, ITEMS, COUNTS, SEED, hard)(model, examples)
+    plain = InBatchConfig(log_q="none", hard={"by": ["bm25"], "n": 2})
+    assert losses["softmax"] == make_objective(plain, ITEMS, COUNTS, SEED, hard)(model, examples)["softmax"]
+    drawn = hard.draw(examples.query_keys, examples.items, 2, torch.Generator().manual_seed(SEED))
+    pairs = list(zip(hard.judged.query_keys.tolist(), hard.judged.item_keys.tolist(), strict=True))
+    query = model.encode_query(examples.query)
+    each = []
+    for row in range(B):
+        pair = pairs.index((examples.query_keys[row].item(), examples.items[row].item()))
+        own = [examples.items[row].item(), *(key for key in drawn[row].tolist() if key != NO_ITEM)]
+        said = torch.tensor([100.0 * pair + 50, *(100.0 * pair + key for key in own[1:])])
+        item = model.encode_item(ITEMS.take(torch.tensor(own)))
+        scores = model.score(query, item)[row]
+        there = torch.ones(1, len(own), dtype=torch.bool)
+        each.append(Distil.parse(how).follow(scores[None], said[None], there))
+    counted = each if how["loss"] == "kl" else [e for e, d in zip(each, drawn, strict=True) if (d >= 0).any()]
+    torch.testing.assert_close(losses["distil"], torch.stack(counted).mean())
+
+
+def test_the_teacher_says_nothing_of_what_it_was_not_asked():
+    hard, examples = taught(), events()
+    asked = torch.tensor([[7, 0, NO_ITEM]]).expand(B, -1)
+    said = hard.said(examples.query_keys, examples.items, asked)
+    assert said[:, 2].isnan().all()
+    for row in range(B):
+        pair = int(hard.judged.place(examples.query_keys[row : row + 1], examples.items[row : row + 1]))
+        for column, key in enumerate((7, 0)):
+            known = key in hard.lists[pair].tolist() or key == examples.items[row]
+            assert said[row, column].isnan() != known
+    assert hard_negatives().said(examples.query_keys, examples.items, asked).isnan().all()
+    assert hard.said(torch.tensor([0]), torch.tensor([NO_ITEM]), torch.tensor([[7]])).isnan().all()
+
+
+def test_distilling_needs_a_teacher_and_its_scores():
+    for wrong in ({}, {"hard": {"by": ["bm25"]}}):
+        with pytest.raises(ConfigError, match="distil follows a teacher's scores of hard negatives"):
+            InBatchConfig.parse({"log_q": "none", "distil": {}, **wrong})
+    config = InBatchConfig(log_q="none", hard={"by": ["bm25"], "teacher": "cross"}, distil={})
+    with pytest.raises(ConfigError, match="has no teacher's scores"):
+        make_objective(config, ITEMS, COUNTS, SEED, hard_negatives())

@@ -9,7 +9,8 @@ from twotower.data.batches import Examples
 from twotower.data.hard_negatives import Judged
 from twotower.errors import ConfigError
 from twotower.models.catalogue import make_model
-from twotower.train.objectives import InBatchConfig, SampledConfig, make_objective
+from twotower.train.objectives import make_objective
+from twotower.train.softmax import InBatchConfig, SampledConfig
 from twotower.types import Batch
 
 from .objective_world import COUNTS, ITEMS, SEED, SPEC, TRAINED, N, sequences, two_tower

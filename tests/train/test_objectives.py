@@ -10,13 +10,8 @@ from twotower.errors import ConfigError
 from twotower.losses.logq import StreamingLogQ
 from twotower.models.two_tower import TwoTower
 from twotower.train.lists import ListsConfig
-from twotower.train.objectives import (
-    FullSoftmaxConfig,
-    InBatchConfig,
-    PointwiseConfig,
-    SampledConfig,
-    make_objective,
-)
+from twotower.train.objectives import PointwiseConfig, make_objective
+from twotower.train.softmax import FullSoftmaxConfig, InBatchConfig, SampledConfig
 from twotower.types import NO_ITEM, Batch
 
 from .objective_world import (

@@ -11,6 +11,7 @@ Letters: P pairs of a query and a positive of it, Q queries, K served candidates
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import Field as Option
@@ -135,6 +136,28 @@ class HardNegatives:
         lists = Ragged(self.lists.values, torch.cat([self.lists.offsets, end]))
         groups = self.judged.place(query_keys, item_keys)
         return Logged(lists, n).sample(item_keys, generator, groups=groups).keys
+
+    def said(self, query_keys: Tensor, positives: Tensor, items: Tensor) -> Tensor:
+        """(B, K) the teacher's scores of items (B, K) for the pairs of queries and ``positives`` (B,).
+
+        NaN for what is neither the pair's positive nor one of its negatives, and without a teacher.
+        """
+        codes, scores = self._said
+        if not len(codes):
+            return torch.full(items.shape, torch.nan)
+        wanted = self.judged.place(query_keys, positives)[:, None] * self.judged.n_items + items
+        at = torch.searchsorted(codes, wanted.contiguous()).clamp(max=len(codes) - 1)
+        return scores[at].masked_fill((codes[at] != wanted) | (items < 0), torch.nan)
+
+    @cached_property
+    def _said(self) -> tuple[Tensor, Tensor]:
+        """Codes of pair and item, rising, and the score of each."""
+        if self.scores is None or self.positive_scores is None:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0)
+        row = torch.cat([self.lists.row_of_value(), torch.arange(len(self.judged))])
+        items = torch.cat([self.lists.values, self.judged.item_keys])
+        codes, order = (row * self.judged.n_items + items).sort()
+        return codes, torch.cat([self.scores, self.positive_scores])[order].float()
 
     def samples(self) -> FullStage:
         """A list for each pair, the positive and all its negatives, for full-stage and distilling objectives.

@@ -35,8 +35,9 @@ from twotower.train.counting import count
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
 from twotower.train.lists import FullStageConfig, ListsConfig
-from twotower.train.objectives import CountsConfig, InBatchConfig, SampledConfig, make_objective
+from twotower.train.objectives import CountsConfig, make_objective
 from twotower.train.protocols import BatchSource
+from twotower.train.softmax import InBatchConfig, SampledConfig
 from twotower.types import Batch, Rep
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from twotower.cascade.cascade import Cascade
 from twotower.cascade.fuse import Fuse, Scorer
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve
@@ -24,19 +25,30 @@ from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.served import scores_by
 from twotower.pipeline.stages import SourceRecipe
-from twotower.train.objectives import HardConfig, InBatchConfig
+from twotower.train.lists import FullStageConfig
+from twotower.train.softmax import HardConfig, InBatchConfig
 from twotower.types import NO_ITEM
 
 Say = Callable[[str], None]
+ALONE = 100
+"""Candidates to learn from where the recipe has no cascade that says how many there will be."""
 
 
 def mining_sources(recipe: Recipe, name: str) -> tuple[SourceRecipe, ...]:
-    """The sources of the cascade that mine for a model, or guard what is mined."""
-    objective = recipe.models[name].objective
-    if not isinstance(objective, InBatchConfig) or objective.hard is None:
-        return ()
-    asked = (*objective.hard.by, objective.hard.scorer)
+    """The sources of the cascade that mine or serve for a model, or guard what is mined."""
+    asked = recipe.asked(name)
     return tuple(source for source in recipe.sources if source.name in asked)
+
+
+def served_by(name: str, prepared: Prepared, assembly: Assembly) -> Cascade | None:
+    """Who serves the candidates that a model learns from, where that is not the stages before it."""
+    recipe = prepared.recipe
+    objective = recipe.models[name].objective
+    if not isinstance(objective, FullStageConfig) or not objective.by:
+        return None
+    miners = _Miners(prepared, assembly, recipe.cascade[0].k if recipe.cascade else ALONE)
+    sources = [miners.retriever(who) for who in objective.by]
+    return Cascade(sources[0] if len(sources) == 1 else Fuse(sources, k=miners.depth, name="served"))
 
 
 def mined_for(
@@ -46,15 +58,22 @@ def mined_for(
     objective = prepared.recipe.models[name].objective
     if not isinstance(objective, InBatchConfig) or objective.hard is None:
         return None
-    mined = mine_hard(prepared, assembly, objective.hard)
+    mined = mine_hard(prepared, assembly, objective.hard, taught=objective.distil is not None)
     say(f"{name}: {mined}")
     return mined
 
 
 def mine_hard(
-    prepared: Prepared, assembly: Assembly, config: HardConfig, queries_at_once: int = 256
+    prepared: Prepared,
+    assembly: Assembly,
+    config: HardConfig,
+    queries_at_once: int = 256,
+    *,
+    taught: bool = False,
 ) -> HardNegatives:
     """Hard negatives of every positive of the training part, served as ``config`` says.
+
+    With ``taught`` they bring the teacher's scores, even where no guard compares them.
 
     Lists are as deep as ``skip`` and twice the ``window``, beyond the positives of the query that has most:
     behind a strict guard a window may stay short.
@@ -74,7 +93,7 @@ def mine_hard(
             for start in range(0, len(queries), queries_at_once)
         ]
     )
-    if not config.guarded:
+    if not config.guarded and not taught:
         return mine(judged, served, config)
     teacher, answers = miners.scorer(config.scorer), own.padded(fill=NO_ITEM)
     if isinstance(teacher, Scorer):

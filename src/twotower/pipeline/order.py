@@ -40,7 +40,12 @@ def learns_from_stages(recipe: Recipe, name: str) -> bool:
 
 
 def stages_before(recipe: Recipe, name: str) -> tuple[StageRecipe, ...]:
-    """Stages before the first one that uses the model, or is taught by it: that one is trained later."""
+    """Stages before the first one that uses the model, or is taught by it: that one is trained later.
+
+    None where the model learns from what others serve (``by``).
+    """
+    if learns_from_stages(recipe, name) and recipe.asked(name):
+        return ()
     for number, stage in enumerate(recipe.cascade):
         if name in stage.models or any(name in recipe.teachers(model) for model in stage.models):
             return recipe.cascade[:number]

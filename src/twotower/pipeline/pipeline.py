@@ -22,7 +22,7 @@ from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.evaluation import Evaluation
 from twotower.pipeline.inspection import read_json
 from twotower.pipeline.learning import train_model
-from twotower.pipeline.mining import mined_for, mining_sources
+from twotower.pipeline.mining import mined_for, mining_sources, served_by
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
@@ -147,8 +147,8 @@ class Pipeline:
         resumable = self.space.resumable(step, mark)  # else made from other inputs: start over
         self.space.begin(step, mark, *([] if resumable else [directory]))
         about = self.recipe.models[name]
-        before = None
-        if learns_from_stages(self.recipe, name):
+        before = served_by(name, self.prepared, self.assembly)
+        if before is None and learns_from_stages(self.recipe, name):
             before = Cascade(*map(self.assembly.stage, stages_before(self.recipe, name)))
         self.say(f"{name}: training {about.model} by {about.objective.kind}")
         log = JsonLines(directory / "train.jsonl")
@@ -199,6 +199,7 @@ class Pipeline:
             upstream += [term.plain() for term in self.recipe.value]
         if about.objective.kind == "full-stage":  # depths decide the roles
             upstream += [stage.k for stage in self.recipe.cascade if name in stage.models]
+            upstream += [stage.k for stage in self.recipe.cascade[:1] if self.recipe.asked(name)]
             for teacher in self.recipe.teachers(name)[:1]:
                 depth = [stage.k for stage in self.recipe.cascade if teacher in stage.models]
                 upstream += [self._train_mark(teacher), depth]

@@ -13,6 +13,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.models.base import Model
 from twotower.pipeline.order import share_taught
 from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.replay import funnel_log, logged, replay
 from twotower.pipeline.served import ServedValidation, Validate, dealt
 from twotower.train.events import Listener, silent
@@ -83,7 +84,7 @@ def full_stage_samples(prepared: Prepared, name: str, before: Cascade, teacher: 
                 "name the log of what was served: log: {directory: ...}"
             )
         return logged(prepared, recipe.data.stage_log(), teacher)
-    depth = next(stage.k for stage in recipe.cascade if name in stage.models)
+    depth = _depth(recipe, name)
     return replay(
         prepared,
         before,
@@ -93,6 +94,11 @@ def full_stage_samples(prepared: Prepared, name: str, before: Cascade, teacher: 
         ranked=min(depth, depth if teacher is None else teacher.k),
         preranked=depth,
     )
+
+
+def _depth(recipe: Recipe, name: str) -> int:
+    """How many candidates the model is to keep: of its own stage; a teacher without one is asked for ten."""
+    return next((stage.k for stage in recipe.cascade if name in stage.models), 10)
 
 
 def served_validation(
@@ -105,5 +111,5 @@ def served_validation(
         _, task = dealt(prepared, task, taught)
     if not len(task):
         raise DataError("the valid part has no query to choose by", remedy="choose another split")
-    depth = next(stage.k for stage in recipe.cascade if name in stage.models)
+    depth = _depth(recipe, name)
     return ServedValidation(prepared, before, task, depth, teacher)

@@ -30,8 +30,9 @@ from twotower.pipeline.stages import (
     names_of,
 )
 from twotower.train.lists import FullStageConfig, ListsConfig
-from twotower.train.objectives import InBatchConfig, ObjectiveConfig
+from twotower.train.objectives import ObjectiveConfig
 from twotower.train.settings import TrainSettings
+from twotower.train.softmax import InBatchConfig
 
 
 class HistoryOption(Config):
@@ -167,7 +168,8 @@ class Recipe(Config):
         self._check_plan()
         for name, model in self.models.items():
             in_cascade = [n for n, stage in enumerate(self.cascade) if name in stage.models]
-            if model.objective.kind in ("lists", "full-stage") and in_cascade[:1] in ([], [0]):
+            alone = model.objective.kind in ("lists", "full-stage") and not self.asked(name)
+            if alone and in_cascade[:1] in ([], [0]):
                 raise ValueError(f"model {name!r} learns from the lists of the stage before it, and has none")
             if model_class(model.model)[0].kind == "list" and model.objective.kind != "lists":
                 raise ValueError(
@@ -297,29 +299,38 @@ class Recipe(Config):
             objective = self.models[objective.teacher].objective
         return tuple(found)
 
-    def miners(self, name: str) -> tuple[str, ...]:
-        """The models whose lists and scores the hard negatives of ``name`` come from."""
+    def asked(self, name: str) -> tuple[str, ...]:
+        """The sources and models, by name, whose lists ``name`` learns from; the last one may only score."""
         objective = self.models[name].objective
-        if not isinstance(objective, InBatchConfig) or objective.hard is None:
-            return ()
+        if isinstance(objective, FullStageConfig):
+            return objective.by
+        if isinstance(objective, InBatchConfig) and objective.hard is not None:
+            return (*objective.hard.by, objective.hard.scorer)
+        return ()
+
+    def miners(self, name: str) -> tuple[str, ...]:
+        """The models that serve or score what ``name`` learns from, beside the stages before it."""
+        objective = self.models[name].objective
+        hard = objective.hard if isinstance(objective, InBatchConfig) else None
+        serve = self.asked(name) if hard is None else hard.by
         sources = {source.name: source for source in self.sources}
         found = list[str]()
-        for who in (*objective.hard.by, objective.hard.scorer):
+        for who in self.asked(name):
             source = sources.get(who)
             model = who if source is None else source.model or source.similar
             if source is None and who not in self.models:
                 known = [*sources, *self.models]
                 raise ValueError(
-                    f"model {name!r}: {who!r} serves no hard negatives, it is no source or model"
+                    f"model {name!r}: {who!r} serves nothing to learn from, it is no source or model"
                     f"{nearest(who, known)}"
                 )
             if model == name:
-                raise ValueError(f"model {name!r} cannot mine its own hard negatives by {who!r}")
-            alone = who in objective.hard.by and source is None
+                raise ValueError(f"model {name!r} cannot learn from what it serves itself, by {who!r}")
+            alone = who in serve and source is None
             if alone and model_class(self.models[who].model)[0].searched() is None:
                 raise ValueError(f"model {name!r}: {who!r} cannot retrieve, it is {self.model_kind(who)}")
             scores = source is None or source.lexical is not None or source.model is not None
-            if who == objective.hard.scorer and objective.hard.guarded and not scores:
+            if hard is not None and who == hard.scorer and hard.guarded and not scores:
                 raise ValueError(
                     f"model {name!r}: the source {who!r} scores no given items; name another teacher:"
                 )

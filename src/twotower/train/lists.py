@@ -5,11 +5,11 @@ Letters: B lists, K candidates of each.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field as Option
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from twotower.config import Config
@@ -123,6 +123,11 @@ class FullStageConfig(Config):
         "replay", description="our own stages asked again about the past, or a log of what was served"
     )
     log: LoggedFunnel | None = Option(None, description="source: log; null is the log of synthetic data")
+    by: tuple[str, ...] = Option(
+        (),
+        description="replay: sources of the cascade, or models trained before, that serve the candidates; "
+        "none: the stages before this one",
+    )
     requests: int = Option(
         1, ge=1, description="replay: past moments of each query, the latest ones; without a history: one"
     )
@@ -136,8 +141,15 @@ class FullStageConfig(Config):
     grades: Grades = Grades()
     distil: Distil | None = None
 
+    @model_serializer(mode="wrap")
+    def _without_nobody(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there was ``by`` keeps its fingerprint."""
+        return {name: value for name, value in plain(self).items() if (name, value) != ("by", [])}
+
     @model_validator(mode="after")
     def _check(self) -> FullStageConfig:
+        if self.by and self.source == "log":
+            raise ValueError("by names who serves when requests are replayed; a log says what was served")
         if not (self.bce or self.softmax or self.order or self.distil):
             raise ValueError("every part is switched off: give bce, softmax, order or distil a weight")
         if self.distil is not None and self.teacher is None and self.source == "replay":
