@@ -132,5 +132,12 @@ def test_changes_are_listed_carried_to_the_next_bundle_and_trimmed(twotower, tra
     assert 7 in ids
     assert rows[2]["item"] not in ids
     twotower("items", "upsert", root, file, "--log", new)
+    back = twotower("items", "carry", root, "--log", new, "--from", old)  # undoes nothing that came since
+    assert back.stdout == "0 items added or changed, 0 deleted; 120 there are now\n"
+    assert [each["number"] for each in json.loads(twotower("items", "list", new, "--json").stdout)] == [
+        3,
+        4,
+        5,
+    ]
     assert twotower("items", "trim", root, "--log", new).stdout == "2 replaced changes removed\n"
     assert "no such log" in twotower("items", "carry", root, "--log", new, "--from", tmp_path / "typo").stderr

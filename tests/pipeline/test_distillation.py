@@ -181,6 +181,11 @@ def test_who_serves_must_be_there_and_be_another():
             Recipe.parse(retriever_recipe(BY_WORDS | {"by": [who]}))
     with pytest.raises(ConfigError, match="a log says what was served"):
         Recipe.parse(retriever_recipe(BY_WORDS | {"source": "log"}))
+    reads = changed(retriever_recipe(LEARN["in-batch"][0]), ["models.cross.config.pair=[bm25_score]"], "toy")
+    with pytest.raises(
+        ConfigError, match=r"'cross' reads the pair fields bm25_score, which mined items do not"
+    ):
+        Recipe.parse(reads)
     circle = changed(retriever_recipe(LEARN["in-batch"][0]), ["models.cross.objective.by=[student]"], "toy")
     with pytest.raises(ConfigError, match="wait for each other"):
         training_order(Recipe.parse(circle))

@@ -122,8 +122,8 @@ def carry(
     """Take the changes of an earlier bundle's log over to a new bundle, which begins a log of its own.
 
     What a newer bundle was built of may hold some changes already, and later ones of the same items: name the
-    last change that its data knew by --after, or they are put back. An item that the new bundle was built
-    without, and that was deleted before, stays as it is.
+    last change that its data knew by --after, or they are put back. Items that the new log has changed
+    already stay as they are, so that a second call finishes a first one and undoes nothing.
 
     Example: twotower items carry bundles --log new.sqlite --from items.sqlite --after 1200
     """
@@ -133,6 +133,8 @@ def carry(
 
         entries = [entry for _, entry in entries_of(earlier, after)]
         with LiveBundle.load(bundle, log, code=code or ()) as live:
+            changed_since = {entry.id for entry in live.log.changes(after=0)}
+            entries = [entry for entry in entries if entry.id not in changed_since]
             name = live.store.catalogue.name
             kept = [{name: e.id, **e.features} for e in entries if e.features is not None]
             changed = live.upsert(kept)

@@ -190,8 +190,7 @@ class Recipe(Config):
                 if name in stage.models or any(name in self.teachers(model) for model in stage.models)
             )
             known = self.handed_on(first)
-            config = model_class(self.models[name].model)[1].parse(self.models[name].config)
-            for field in getattr(config, "pair", ()):
+            for field in self._pair(name):
                 if field not in known:
                     when = f", as it teaches stage {self.stage_names[first]!r}" if teaches else ""
                     raise ValueError(
@@ -199,6 +198,11 @@ class Recipe(Config):
                         f"when it is trained{when}{nearest(field, known)}; handed on: "
                         f"{', '.join(known) or 'nothing'}"
                     )
+
+    def _pair(self, name: str) -> tuple[str, ...]:
+        """The pair fields that a model reads."""
+        config = model_class(self.models[name].model)[1].parse(self.models[name].config)
+        return tuple(getattr(config, "pair", ()))
 
     def handed_on(self, number: int) -> list[str]:
         """The pair fields that the first ``number`` stages hand on."""
@@ -312,6 +316,7 @@ class Recipe(Config):
         """The models that serve or score what ``name`` learns from, beside the stages before it."""
         objective = self.models[name].objective
         hard = objective.hard if isinstance(objective, InBatchConfig) else None
+        distils = isinstance(objective, InBatchConfig) and objective.distil is not None
         serve = self.asked(name) if hard is None else hard.by
         sources = {source.name: source for source in self.sources}
         found = list[str]()
@@ -333,6 +338,12 @@ class Recipe(Config):
             if hard is not None and who == hard.scorer and hard.guarded and not scores:
                 raise ValueError(
                     f"model {name!r}: the source {who!r} scores no given items; name another teacher:"
+                )
+            asked_to_score = hard is not None and who == hard.scorer and (hard.guarded or distils)
+            if asked_to_score and model is not None and self._pair(model):
+                raise ValueError(
+                    f"model {name!r}: {who!r} reads the pair fields {', '.join(self._pair(model))}, which "
+                    "mined items do not have; name another teacher:"
                 )
             found += [] if model is None else [model]
         return tuple(dict.fromkeys(found))

@@ -50,7 +50,8 @@ def test_a_folder_of_a_plain_encoder_means_the_mean(tmp_path):
     [
         ({"pooling_mode_lasttoken": True}, "it pools by lasttoken; known are mean, cls, max: set pool"),
         ({"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, "it pools by cls and max"),
-        ({"pooling_mode": ["mean", "max"]}, "it pools by"),
+        ({"pooling_mode": ["mean", "max"]}, "it pools by mean and max"),
+        ({"pooling_mode": {"mean": True}}, "it pools by"),
     ],
 )
 def test_other_ways_are_named(tmp_path, pooling, message):
@@ -67,8 +68,12 @@ def test_a_part_behind_the_pooling_is_not_passed_over(tmp_path):
 
 def test_damaged_files_are_named(tmp_path):
     path = folder(tmp_path, {"pooling_mode_mean_tokens": True})
-    (tmp_path / "1_Pooling" / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: cannot be read"):
+    for content in ("{", "[1]", "\x00"):
+        (tmp_path / "1_Pooling" / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"1_Pooling/config\.json: cannot be read"):
+            published_pool(path)
+    (tmp_path / "modules.json").write_text('{"0": 1}')
+    with pytest.raises(ConfigError, match=r"modules\.json: cannot be read: found dict, expected list"):
         published_pool(path)
 
 

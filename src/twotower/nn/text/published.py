@@ -30,8 +30,12 @@ def published_pool(path: str, *, projected: bool = False) -> Pool:
         It pools in a way that is not known here, or its vectors pass a part that is not read.
     """
     folder = model_folder(path)
-    parts = _read(folder / "modules.json", [])
-    kinds = [(str(part.get("type", "")).rsplit(".", 1)[-1], str(part.get("path", ""))) for part in parts]
+    parts = _read(folder / "modules.json", list)
+    kinds = [
+        (str(part.get("type", "")).rsplit(".", 1)[-1], str(part.get("path", "")))
+        for part in parts
+        if isinstance(part, dict)
+    ]
     for kind, _ in kinds:
         if kind not in READ and not projected:
             raise ConfigError(
@@ -41,15 +45,15 @@ def published_pool(path: str, *, projected: bool = False) -> Pool:
     named: list[Any] = []
     for kind, place in kinds:
         if kind == "Pooling":
-            named += _named(_read(folder / place / "config.json", {}))
+            named += _named(_read(folder / place / "config.json", dict))
     if not named:
         return "mean"
-    if len(named) > 1 or named[0] not in POOLS:
+    if len(named) > 1 or str(named[0]) not in POOLS:
         raise ConfigError(
             f"{path}: it pools by {' and '.join(map(str, named))}; known are {', '.join(POOLS)}: set pool to "
             "say what to use instead"
         )
-    return POOLS[named[0]]
+    return POOLS[str(named[0])]
 
 
 def _named(about: dict[str, Any]) -> list[Any]:
@@ -62,10 +66,14 @@ def _named(about: dict[str, Any]) -> list[Any]:
     return [name.removeprefix(begins).removesuffix("_tokens").removesuffix("_token") for name in chosen]
 
 
-def _read(file: Path, missing: Any) -> Any:
+def _read(file: Path, kind: type[Any]) -> Any:
+    """The list or mapping that a JSON file holds, an empty one where there is no such file."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"found {type(found).__name__}, expected {kind.__name__}")
     except FileNotFoundError:
-        return missing
+        return kind()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}; fetch the model again") from None
+    return found
