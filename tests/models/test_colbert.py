@@ -112,6 +112,33 @@ def test_neither_padding_nor_company_nor_chunks_change_a_score(config) -> None:
     torch.testing.assert_close(masked[:, ::2], scores(model)[:, ::2])
 
 
+def test_pair_fields_count_beside_maxsim() -> None:
+    model, plain = make(pair=["bm25_score"]), make()
+    draw, mask = torch.randn(5, 6), (torch.arange(6) < 4).expand(5, 6)
+    norm, rep = model.known.norm.norm, (model.encode_query(queries()), model.encode_item(items()))
+    norm.running_mean.copy_(torch.tensor([0.5, -1.0]))
+    model.known.weight.data.copy_(torch.tensor([2.0, 3.0]))
+    sides = torch.stack([scores(plain) - 0.5, draw + 1], -1) / (1 + norm.eps) ** 0.5
+    found = model.score(*rep, Batch(bm25_score=draw), mask)
+    torch.testing.assert_close(found[:, :4], (2 * sides[..., 0] + 3 * sides[..., 1])[:, :4])
+    assert (found[:, 4:] == -torch.inf).all()
+    with pytest.raises(ConfigError, match="bm25_score"):
+        model.score(*rep)
+    assert model.item_state().keys() == plain.item_state().keys()
+    assert model.flops_per_pair == plain.flops_per_pair + 4
+
+
+def test_pair_statistics_are_those_of_candidates() -> None:
+    model = make(pair=["bm25_score"]).train()
+    pair, mask = torch.randn(5, 6), torch.arange(6).expand(5, 6) % 3 > 0
+    found = model.score(
+        model.encode_query(queries()), model.encode_item(items()), Batch(bm25_score=pair), mask
+    )
+    found[mask].sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(model.known.norm.norm.running_mean[1], 0.1 * pair[mask].mean())
+
+
 def test_empty_and_unknown_texts_score_finite() -> None:
     for config in CONFIGS:
         model = make(**config)

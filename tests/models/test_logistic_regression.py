@@ -116,13 +116,13 @@ def test_gradients_touch_only_the_rows_of_the_batch():
 
 def test_pair_fields_have_a_weight_each():
     model = make(buckets=30, pair=["retrieve_score"])
-    norm = model.pair_norm.norm
+    norm = model.known.norm.norm
     norm.running_mean.fill_(0.5)
     pair = torch.randn(2, 3)
     query, item = model.encode_query(QUERY), model.encode_item(ITEM)
     scores = model.score(query, item, Batch(retrieve_score=pair))
     known = (pair - 0.5) / (1 + norm.eps) ** 0.5 * norm.weight + norm.bias
     expected = torch.stack([torch.stack([textbook(model, q, i) for i in range(3)]) for q in range(2)])
-    torch.testing.assert_close(scores, expected + known * model.pair_weight[0, 0])
+    torch.testing.assert_close(scores, expected + known * model.known.weight[0])
     with pytest.raises(ConfigError, match="retrieve_score"):
         model.score(query, item)

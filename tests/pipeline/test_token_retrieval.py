@@ -17,6 +17,7 @@ from twotower.evaluate.experiment import request_of
 from twotower.index.exact_tokens import ExactTokens
 from twotower.index.item_table import ItemTable
 from twotower.index.multivector import MultiVectorIndex
+from twotower.models.catalogue import make_model
 from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.assembly import searched
 from twotower.pipeline.bundles.bundle import Bundle, build
@@ -242,6 +243,19 @@ def test_a_model_that_keeps_no_tokens_says_so(run):
     table = ItemTable(Rep(gist=torch.ones(3, 2)), (RepSpec("gist", (2,)),), "digest")
     with pytest.raises(ConfigError, match=r"ColBERT cannot retrieve: it keeps gist of an item; .* max_sim"):
         searched(model, table)
+
+
+def test_a_model_that_reads_scores_cannot_bring_the_first(run):
+    stage = first(run)
+    config = {**stage.model.config.plain(), "pair": ["bm25_score"]}
+    with pytest.raises(
+        ConfigError, match=r"reads the pair fields \['bm25_score'\], which only stages before"
+    ):
+        Retrieve(make_model("colbert", stage.model.spec, config), stage.index)
+    reads = {**MODEL, "config": {**MODEL["config"], "pair": ["bm25_score"]}}
+    parsed = recipe({"stage": "retrieve", "k": 5, "model": "tokens"}, tokens=reads)
+    with pytest.raises(ConfigError, match="reads the pair field 'bm25_score', which no stage before it"):
+        Recipe.parse(parsed)
 
 
 def test_its_lists_teach_towers_what_is_hard(collection, tmp_path):

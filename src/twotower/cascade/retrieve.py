@@ -26,6 +26,11 @@ class Retrieve(Stage):
                 f"a dot model retrieves, or a late one that is MaxSim over tokens; {type(model).__name__} is "
                 f"{model.kind!r}: let it rank what another model retrieves"
             )
+        if model.pair_fields:
+            raise ConfigError(
+                f"{type(model).__name__} reads the pair fields {list(model.pair_fields)}, which only stages "
+                "before it know: let it rank what another model retrieves"
+            )
         if maker(index.produced_by) != model.item_digest():
             raise MismatchError(
                 f"the index was built by model {index.produced_by}, "

@@ -3,6 +3,7 @@ takes the one of the document that suits it best.
 
     E_q = norm(W encode([Q] q_1 .. q_l [MASK] ..))    E_d = drop(norm(W encode([D] d_1 .. d_n)))
     score(q, d) = sum_i max_j E_q_i . E_d_j
+    with pair fields p: v . norm([score, p]), each standardised with running statistics; v begins at 1
 
 One encoder and one projection W for both sides; queries are filled with mask tokens to a fixed length (query
 augmentation); of documents the vectors of punctuation are dropped once they have been context.
@@ -12,7 +13,8 @@ their own, so they are not context for the others (there: unused words of BERT b
 without a token. The mask tokens see each other and are seen. A vocabulary of words has no [MASK], so the
 table has one row more for it, and punctuation is no word of it. A word that it does not know matches nothing:
 queries are read without it, and of documents its vector is dropped as that of punctuation is. (The unknown
-token of a pretrained tokenizer is one of its tokens.)
+token of a pretrained tokenizer is one of its tokens.) Pair fields, such as BM25's score, are ours: behind a
+good first stage MaxSim alone would forget what that one knew. With them a ColBERT only re-ranks.
 
 Letters: Q queries of Lq tokens, N texts, C or K documents of Ld tokens, L encoded tokens, D vector length.
 """
@@ -32,7 +34,8 @@ from twotower.config import Config
 from twotower.data.spec import Column, FeatureSpec
 from twotower.data.text.tokenizer import Tokenizer
 from twotower.errors import ConfigError, MismatchError
-from twotower.models.base import Model
+from twotower.models.base import Model, pair_columns
+from twotower.nn.pair import PairShare
 from twotower.nn.text.columns import text_column
 from twotower.nn.text.config import TableConfig, TextConfig
 from twotower.nn.text.lengths import lengths, trimmed
@@ -55,6 +58,7 @@ class ColBERTConfig(Config):
     skip: tuple[int, ...] | None = Option(
         None, description="tokens dropped of documents; null: punctuation, looked up when first built"
     )
+    pair: tuple[str, ...] = Option((), description="pair fields that count beside MaxSim, such as bm25_score")
 
 
 class ColBERT(Model):
@@ -86,6 +90,8 @@ class ColBERT(Model):
         self.projection = nn.Linear(self.encoder.dim, config.dim, bias=False)
         self.query_marker = nn.Parameter(torch.randn(config.dim))
         self.item_marker = nn.Parameter(torch.randn(config.dim))
+        self.pair_fields = config.pair
+        self.known = PairShare(1 + len(config.pair)) if config.pair else None  # MaxSim is the first of them
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -167,7 +173,12 @@ class ColBERT(Model):
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
         tokens, length = item["tokens"], item["tokens_length"]
         real = torch.arange(tokens.shape[-2], device=length.device) < length[..., None]
-        return maxsim(query["tokens"], tokens, mask, item_mask=real)
+        scores = maxsim(query["tokens"], tokens, mask, item_mask=real)
+        if self.known is None:
+            return scores
+        columns = torch.cat([scores[..., None], pair_columns(pair, self.pair_fields, scores.shape)], -1)
+        candidates = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.expand_as(scores)
+        return scores.masked_scatter(candidates, self.known(columns[candidates]))  # no gap in the statistics
 
     # costs --------------------------------------------------------------------------------------------
 
@@ -175,7 +186,8 @@ class ColBERT(Model):
         return (RepSpec("tokens", (self.config.dim,), ragged=True),)
 
     def item_state(self) -> dict[str, Tensor]:
-        return {name: t for name, t in self.state_dict().items() if name != "query_marker"}
+        own = ("query_marker", "known.")
+        return {name: t for name, t in self.state_dict().items() if not name.startswith(own)}
 
     @property
     def bytes_per_item(self) -> int:
@@ -187,7 +199,8 @@ class ColBERT(Model):
         """For the longest document, and query."""
         longest = min(self.query_text.width + 1, self.config.query_length)
         Lq = self.config.query_length if self.config.augment else longest
-        return 2 * Lq * (self.item_text.width + 1) * self.config.dim
+        maxsim_flops = 2 * Lq * (self.item_text.width + 1) * self.config.dim
+        return maxsim_flops + (0 if self.known is None else self.known.flops)
 
 
 def _punctuation(column: Column) -> tuple[int, ...]:

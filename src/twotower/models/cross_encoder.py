@@ -24,7 +24,7 @@ from twotower.data.spec import FeatureSpec, Special
 from twotower.errors import ConfigError
 from twotower.models.base import Model, pair_columns
 from twotower.nn.cost import linear_flops
-from twotower.nn.mlp import RowNorm
+from twotower.nn.pair import PairShare
 from twotower.nn.text.columns import text_column
 from twotower.nn.text.config import TextConfig
 from twotower.nn.text.encoder import TextEncoder
@@ -86,8 +86,8 @@ class CrossEncoder(Model):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.encoder.dim, 1)
         self.pair_fields = config.pair
-        if config.pair:  # the first scores are the pair fields' own
-            self.known, self.weight = RowNorm(len(config.pair)), nn.Parameter(torch.ones(len(config.pair)))
+        self.known = PairShare(len(config.pair)) if config.pair else None
+        if self.known is not None:  # the first scores are the pair fields' own
             nn.init.zeros_(self.head.weight)
 
     def encode_query(self, query: Batch) -> Rep:
@@ -108,7 +108,7 @@ class CrossEncoder(Model):
         widths = self.query_column.width + self.item_column.width - 2 * (self.before + self.behind)
         L = min(self.config.max_length, widths + SPECIAL)
         attention = 4 * L * self.encoder.dim * _blocks(self.encoder)
-        head = linear_flops(self.head) + 2 * len(self.pair_fields)
+        head = linear_flops(self.head) + (0 if self.known is None else self.known.flops)
         return L * (linear_flops(self.encoder) + attention) + head
 
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
@@ -118,9 +118,8 @@ class CrossEncoder(Model):
         real = torch.ones(Q, K, dtype=torch.bool, device=ours.device) if mask is None else mask.expand(Q, K)
         row, column = real.nonzero(as_tuple=True)  # what is masked costs nothing
         scores = self._of_pairs(ours, row, theirs.flatten(0, -2), row * K + column if own else column)
-        if self.pair_fields:
-            known = pair_columns(pair, self.pair_fields, (Q, K))[row, column]  # (n, P)
-            scores = scores + (self.known(known) @ self.weight[:, None]).squeeze(1)
+        if self.known is not None:
+            scores = scores + self.known(pair_columns(pair, self.pair_fields, (Q, K))[row, column])
         return scores.new_full((Q, K), -torch.inf).index_put((row, column), scores)
 
     def _of_pairs(self, ours: Tensor, row: Tensor, theirs: Tensor, place: Tensor) -> Tensor:

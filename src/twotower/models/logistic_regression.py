@@ -27,7 +27,7 @@ from twotower.models.base import Model, masked, pair_columns
 from twotower.models.joint import column_spec
 from twotower.nn.hashed import HashedCrosses, crossed_columns
 from twotower.nn.inputs import Inputs
-from twotower.nn.mlp import RowNorm
+from twotower.nn.pair import PairShare
 from twotower.types import Batch, Rep, RepSpec
 
 OWN = "own weights"  # of a query: the name of their sum among its columns
@@ -59,9 +59,7 @@ class LogisticRegression(Model):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
         self.pair_fields = config.pair
-        if config.pair:
-            self.pair_norm = RowNorm(len(config.pair))
-            self.pair_weight = nn.Parameter(torch.ones(len(config.pair), 1))
+        self.known = PairShare(len(config.pair)) if config.pair else None
 
     def encode_query(self, query: Batch) -> Rep:
         """The sum of the query's own weights, and the columns that meet the item's."""
@@ -76,9 +74,8 @@ class LogisticRegression(Model):
         logits = query[OWN][:, None] + linear
         if self.crosses is not None:
             logits = logits + self.crosses(query, item, own=linear.dim() == 2).squeeze(-1)
-        if self.pair_fields:
-            known = self.pair_norm(pair_columns(pair, self.pair_fields, logits.shape))
-            logits = logits + (known @ self.pair_weight).squeeze(-1)
+        if self.known is not None:
+            logits = logits + self.known(pair_columns(pair, self.pair_fields, logits.shape))
         return masked(logits, mask)
 
     def item_specs(self) -> tuple[RepSpec, ...]:
@@ -89,7 +86,7 @@ class LogisticRegression(Model):
 
     @property
     def flops_per_pair(self) -> int:
-        return self.inputs.item_flops + 2 * len(self.pair_fields)
+        return self.inputs.item_flops + (0 if self.known is None else self.known.flops)
 
 
 def _all_crosses(inputs: Inputs) -> list[tuple[str, str]]:

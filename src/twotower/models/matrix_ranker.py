@@ -26,7 +26,7 @@ from torch.nn import functional
 from twotower.config import Config
 from twotower.data.spec import FeatureSpec
 from twotower.models.base import Model, ModelKind, masked, pair_columns
-from twotower.nn.mlp import RowNorm
+from twotower.nn.pair import PairShare
 from twotower.nn.text.config import TableConfig, TextConfig
 from twotower.nn.token_lists import FieldTokens, TextTokens, TokenLists, Tokens
 from twotower.scores.matrix import read_matrix
@@ -64,9 +64,7 @@ class MatrixRanker(Model):
         self.config = config
         self.history = self.lists.history
         self.pair_fields = config.pair
-        if config.pair:
-            self.pair_norm = RowNorm(len(config.pair))
-            self.pair_weight = nn.Parameter(torch.ones(len(config.pair)))
+        self.known = PairShare(len(config.pair)) if config.pair else None
 
     # what a model of the matrix consists of -----------------------------------------------------------
 
@@ -117,9 +115,8 @@ class MatrixRanker(Model):
                 per_cell=self.per_cell,
             )
         scores = self.judge(features, query)
-        if self.config.pair:
-            known = self.pair_norm(pair_columns(pair, self.config.pair, scores.shape))
-            scores = scores + (known @ self.pair_weight[:, None]).squeeze(-1)
+        if self.known is not None:
+            scores = scores + self.known(pair_columns(pair, self.pair_fields, scores.shape))
         return masked(scores, mask)
 
     def item_specs(self) -> tuple[RepSpec, ...]:
@@ -135,7 +132,7 @@ class MatrixRanker(Model):
 
     @property
     def flops_per_pair(self) -> int:
-        return self.matrix_flops + self.judge_flops + 2 * len(self.config.pair)
+        return self.matrix_flops + self.judge_flops + (0 if self.known is None else self.known.flops)
 
     @property
     def matrix_flops(self) -> int:
