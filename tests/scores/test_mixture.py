@@ -78,6 +78,15 @@ def test_balance_is_minus_the_mutual_information_of_pair_and_component():
     assert load_balance(half).item() == pytest.approx(math.log(2) / 2 - entropy)
 
 
+def test_balance_has_a_slope_where_a_weight_has_vanished():
+    gates = torch.tensor([[0.0, 200.0, 1.0], [3.0, 0.0, -1.0]], requires_grad=True)
+    weights = gates.softmax(-1)
+    assert weights[0, 0] == 0
+    load_balance(weights).backward()
+    assert gates.grad.isfinite().all()
+    assert gates.grad[1].abs().sum() > 0
+
+
 def test_weights_sum_to_one(case):
     (query, query_gate, item, item_gate), cross = case
     weights = mixing_weights(component_logits(query, item), query_gate, item_gate, cross)

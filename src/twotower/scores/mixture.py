@@ -106,6 +106,7 @@ def load_balance(weights: Tensor) -> Tensor:
     >>> load_balance(torch.eye(4)).exp()
     tensor(0.2500)
     """
+    weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)  # log(0) has a slope that is no number
     mean = weights.mean(0)
     return torch.xlogy(mean, mean).sum() - torch.xlogy(weights, weights).sum(-1).mean()
 
