@@ -3,6 +3,7 @@
     python -m benchmarks.pre_ranking                         # all of it, one step after the other: days
     python -m benchmarks.pre_ranking search [--models ...] [--jobs 2]
     python -m benchmarks.pre_ranking seeds --data ml-1m-hash [--models ...] [--jobs 2]
+    python -m benchmarks.pre_ranking groups                  # those that COLD keeps, for the row cold-chosen
     python -m benchmarks.pre_ranking cost                    # on a quiet machine: it takes times
     python -m benchmarks.pre_ranking tsne
     python -m benchmarks.pre_ranking page                    # docs/benchmarks, from the files that are there
@@ -27,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here
 HERE = "benchmarks.pre_ranking"
 STEPS: tuple[tuple[str, ...], ...] = (  # of a whole run; the search comes before all that uses its settings
     (HERE, "search"),
+    (HERE, "groups"),
     (HERE, "seeds"),
     (HERE, "tsne"),
     (f"{HERE}.replication",),
@@ -46,6 +48,11 @@ def main() -> None:
             from benchmarks.pre_ranking.cost import measure_costs
 
             measure_costs(options.models, again=options.again)
+        case "groups":
+            from benchmarks.pre_ranking.groups import choose_groups
+
+            for data in options.data:
+                choose_groups(data)
         case "tsne":
             from benchmarks.pre_ranking.tsne import draw
 
@@ -104,7 +111,7 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
 def _options() -> argparse.Namespace:
     from benchmarks.pre_ranking.cells import SEEDS
     from benchmarks.pre_ranking.data import DATA
-    from benchmarks.pre_ranking.models import MODELS
+    from benchmarks.pre_ranking.models import BOTH, MODELS
     from benchmarks.pre_ranking.search import SEARCH_DATA, TRIALS
 
     parser = argparse.ArgumentParser(
@@ -123,6 +130,8 @@ def _options() -> argparse.Namespace:
     step.add_argument("--untuned", action="store_true", help="the search's first settings, for a quick look")
     step.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     step.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    step = steps.add_parser("groups", help="COLD's own choice of its feature groups")
+    step.add_argument("--data", nargs="+", default=[*BOTH], choices=DATA)
     step = steps.add_parser("cost", help="microseconds per candidate, all models taking turns")
     step.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     step.add_argument("--again", action="store_true", help="also where a result is there")

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
-from benchmarks.pre_ranking.data import DATA, prepared_for
+from benchmarks.pre_ranking.data import prepared_for
 from benchmarks.pre_ranking.files import RESULTS, write_arrays, write_json
+from benchmarks.pre_ranking.groups import recipe_on
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, best
 from benchmarks.pre_ranking.served import STAGES, served
@@ -40,7 +41,7 @@ def cell_path(data: str, model: str, seed: int) -> Any:
 def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, Any]:
     """Train and measure; the settings are those the search found on its own data set."""
     params = best(model)["params"] if tuned else FIRST
-    recipe = MODELS[model].recipe(params, DATA[data])
+    recipe = recipe_on(data, model, params)
     prepared = prepared_for(data, recipe, seed)
     epochs: list[dict[str, float]] = []
 

@@ -41,6 +41,8 @@ CLAIMS = (
     Claim("DAT without alignment beats the two-tower", "dat-no-alignment", "two-tower", OURS),
     Claim("COLD beats the two-tower", "cold", "two-tower", f"{COLD}, IntTower"),
     Claim("DCN beats COLD", "dcn", "cold", INT_TOWER),
+    Claim("COLD's choice of groups helps", "cold-chosen", "cold", OURS),
+    Claim("COLD with chosen groups beats the two-tower", "cold-chosen", "two-tower", COLD),
     Claim("IntTower beats DCN", "int-tower", "dcn", INT_TOWER),
     Claim("DCN-V2 beats DCN", "dcn-v2", "dcn", "DCN-V2"),
     Claim("MoL beats the inner product", "mol", "two-tower", "MoL"),

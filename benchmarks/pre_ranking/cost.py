@@ -20,6 +20,7 @@ from benchmarks.machine import machine
 from benchmarks.pre_ranking.cells import at_stores
 from benchmarks.pre_ranking.data import DATA, prepared_for
 from benchmarks.pre_ranking.files import RESULTS, write_json
+from benchmarks.pre_ranking.groups import recipe_on
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, SEARCH_DATA
 from twotower.evaluate.latency import one_thread
@@ -91,7 +92,7 @@ def measure_costs(names: Sequence[str], again: bool = False, data: str = SEARCH_
 
 
 def _made(name: str, data: str) -> tuple[Model, Any]:
-    prepared = prepared_for(data, MODELS[name].recipe(FIRST, DATA[data]), seed=0)
+    prepared = prepared_for(data, recipe_on(data, name, FIRST), seed=0)
     about = prepared.recipe.models["model"]
     return make_model(about.model, prepared.spec(about.features), about.config).eval(), prepared
 

@@ -36,6 +36,7 @@ class Competitor:
     tuned_as: str | None = None  # takes the settings found for another competitor
     searched: bool = True  # has settings to search for
     reduced: bool = False  # what is measured are the fields a gated ranker keeps, trained on
+    chosen: bool = False  # reads the groups that the step groups has chosen on the data
     ablates: str | None = None  # the competitor of which this is a part
     objective: str = "pointwise"
     varied_on: tuple[str, ...] = ()  # the data that a variant is measured on
@@ -100,6 +101,9 @@ DAT = Competitor("dat", True, TOWERS, category=True)
 MOL = Competitor("mol", True, {"embedding": 16, "layers": [256], **VECTORS})
 FIT = Competitor("fit", True, TOWERS | HEADS)
 DCN_V2 = Competitor("dcn-v2", False, DEEP)
+# at the others' size: seven layers with layer norm did not learn at a rate of .006, and when these cells were
+# made batch norm kept statistics of weights that are not the averaged ones
+COLD = Competitor("cold", False, DEEP | {"norm": "none"}, crosses=True)
 
 ALL: dict[str, Competitor] = {
     "click-rate": Competitor("click-rate", True, searched=False, objective="counts"),
@@ -111,9 +115,7 @@ ALL: dict[str, Competitor] = {
     "fit": FIT,
     # rankers, and pre-rankers in the way of rankers
     "logistic-regression": Competitor("logistic-regression", False, {"sparse": False}),
-    # at the others' size: seven layers with layer norm did not learn at a rate of .006, and when these cells
-    # were made batch norm kept statistics of weights that are not the averaged ones
-    "cold": Competitor("cold", False, DEEP | {"norm": "none"}, crosses=True),
+    "cold": COLD,
     "fscd": Competitor("fscd", False, DEEP, reduced=True),
     "wide-and-deep": Competitor("wide-and-deep", False, DEEP, crosses=True),
     "deepfm": Competitor("deepfm", False, DEEP),
@@ -133,7 +135,11 @@ ALL: dict[str, Competitor] = {
             _with("fit-mean", FIT, MEAN, SMALL),
             _with("dcn-v2-mean", DCN_V2, MEAN),
             _with("dcn-v2-pooling", DCN_V2, POOLING, SMALL),
-            # what each part of a model is worth
+            # what a choice of features, and each part of a model, is worth
+            (
+                "cold-chosen",
+                replace(COLD, tuned_as="cold", chosen=True, varied_on=BOTH, note="groups chosen"),
+            ),
             _without("int-tower-no-gate", INT_TOWER, {"gate": "none"}, "without Light-SE"),
             _without("int-tower-senet", INT_TOWER, {"gate": "senet"}, "SENET for Light-SE", SMALL),
             _without("int-tower-dot", INT_TOWER, {"fe": False}, "without FE-Block: inner product"),

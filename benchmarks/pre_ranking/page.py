@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pre_ranking import opening, replication, sections, sequences_section
+from benchmarks.pre_ranking import groups, opening, replication, sections, sequences_section
 from benchmarks.pre_ranking.claims import judge, missing
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.differences import differences
@@ -60,6 +60,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
         yield _picture("claims.svg", "Difference in AUC of each claim, with its interval")
     yield sections.claims(verdicts)
     yield sections.ablations(results)
+    yield groups.table(results.root / "groups")
     yield sections.search(results)
     yield learning(results.systems("learning"))
     yield differences(results.root / "learning")
@@ -126,6 +127,7 @@ def _missing(results: Results) -> list[str]:
     if uncosted:
         lines.append(f"times per candidate of {_listed(uncosted, len(whole))}")
     for folder, what in (
+        ("groups", "COLD's choice of groups"),
         ("learning", "learning to pre-rank"),
         ("sequences", "leave-last-out"),
         ("replication", "the replication of the published protocol"),
