@@ -4,6 +4,7 @@
     python -m benchmarks.pre_ranking search [--models ...] [--jobs 2]
     python -m benchmarks.pre_ranking seeds --data ml-1m-hash [--models ...] [--jobs 2]
     python -m benchmarks.pre_ranking groups                  # those that COLD keeps, for the row cold-chosen
+    python -m benchmarks.pre_ranking patience                # what more of it would bring
     python -m benchmarks.pre_ranking cost                    # on a quiet machine: it takes times
     python -m benchmarks.pre_ranking tsne
     python -m benchmarks.pre_ranking page                    # docs/benchmarks, from the files that are there
@@ -30,6 +31,7 @@ STEPS: tuple[tuple[str, ...], ...] = (  # of a whole run; the search comes befor
     (HERE, "search"),
     (HERE, "groups"),
     (HERE, "seeds"),
+    (HERE, "patience"),
     (HERE, "tsne"),
     (f"{HERE}.replication",),
     (f"{HERE}.learning",),
@@ -80,6 +82,7 @@ def _run_all_steps() -> None:
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
     """What is missing of the search, or of the cells."""
+    from benchmarks.pre_ranking import patience
     from benchmarks.pre_ranking.cells import cell_path, run_cell
     from benchmarks.pre_ranking.data import DATA
     from benchmarks.pre_ranking.models import MODELS
@@ -92,6 +95,9 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
             for model in options.models
             if len(trials_of(model, options.data)) < options.trials
         ]
+    if options.step == "patience":
+        missing = [m for m in options.models if not (patience.FOLDER / f"{m}.json").exists()]
+        return [(f"patience {model}", patience.run, (model,)) for model in missing]
     truths: list[Task] = [
         (f"{data} {TRUTH}", run_truth, (data,))
         for data in options.data
@@ -132,6 +138,9 @@ def _options() -> argparse.Namespace:
     step.add_argument("--jobs", type=int, default=1, help="processes at a time")
     step = steps.add_parser("groups", help="COLD's own choice of its feature groups")
     step.add_argument("--data", nargs="+", default=[*BOTH], choices=DATA)
+    step = steps.add_parser("patience", help="what stopping later would bring")
+    step.add_argument("--models", nargs="+", default=own, choices=MODELS)
+    step.add_argument("--jobs", type=int, default=1, help="processes at a time")
     step = steps.add_parser("cost", help="microseconds per candidate, all models taking turns")
     step.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     step.add_argument("--again", action="store_true", help="also where a result is there")

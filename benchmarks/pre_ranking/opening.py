@@ -42,8 +42,7 @@ def opening(results: Results) -> str:
         f"validation log loss (patience {TRAIN['patience']}), batches of {TRAIN['batch_size']:,} "
         "(small data: 1,024)"
         + (f", weights averaged with decay {TRAIN['average']}" if "average" in TRAIN else "")
-        + "; alike for every model. Patience of one cuts slow starters off: on `ml-100k`, MoL and FIT stop "
-        "at plateaus that some of their seeds pass.\n"
+        + "; alike for every model. What more patience would bring has a section below.\n"
         "- **Capacity**: embeddings of 16, towers of 256-64, networks of 256-256; IntTower, MoL and FIT "
         "keep at most 512 bytes per item. `cold` reads all its groups, `cold-chosen` those that the paper's "
         "procedure chooses.\n"

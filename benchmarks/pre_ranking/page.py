@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pre_ranking import groups, opening, replication, sections, sequences_section
+from benchmarks.pre_ranking import groups, opening, patience, replication, sections, sequences_section
 from benchmarks.pre_ranking.claims import judge, missing
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.differences import differences
@@ -62,6 +62,7 @@ def _parts(results: Results, pictures: Path) -> Iterator[str]:
     yield sections.ablations(results)
     yield groups.table(results.root / "groups")
     yield sections.search(results)
+    yield patience.table(results.root / "patience")
     yield learning(results.systems("learning"))
     yield differences(results.root / "learning")
     yield sequences_section.sequences(results)
@@ -128,6 +129,7 @@ def _missing(results: Results) -> list[str]:
         lines.append(f"times per candidate of {_listed(uncosted, len(whole))}")
     for folder, what in (
         ("groups", "COLD's choice of groups"),
+        ("patience", "what more patience would bring"),
         ("learning", "learning to pre-rank"),
         ("sequences", "leave-last-out"),
         ("replication", "the replication of the published protocol"),
