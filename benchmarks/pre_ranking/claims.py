@@ -34,6 +34,7 @@ CLAIMS = (
     Claim("CIR helps IntTower", "int-tower", "int-tower-no-cir", INT_TOWER),
     Claim("IntTower without CIR beats the two-tower", "int-tower-no-cir", "two-tower", OURS),
     Claim("Light-SE and CIR (inner product) beat the two-tower", "int-tower-dot", "two-tower", OURS),
+    Claim("CIR alone helps the two-tower", "int-tower-cir-alone", "two-tower", OURS),
     Claim("learned layer weights help IntTower", "int-tower", "int-tower-no-scale", OURS),
     Claim("DAT's augmented vectors help", "dat", "dat-no-augment", "DAT"),
     Claim("DAT's mimic losses help", "dat", "dat-no-mimic", "DAT"),

@@ -143,6 +143,12 @@ ALL: dict[str, Competitor] = {
             _without("int-tower-no-gate", INT_TOWER, {"gate": "none"}, "without Light-SE"),
             _without("int-tower-senet", INT_TOWER, {"gate": "senet"}, "SENET for Light-SE", SMALL),
             _without("int-tower-dot", INT_TOWER, {"fe": False}, "without FE-Block: inner product"),
+            _without(
+                "int-tower-cir-alone",
+                INT_TOWER,
+                {"gate": "none", "fe": False},
+                "CIR alone: a two-tower with it",
+            ),
             _without("int-tower-last", INT_TOWER, {"fe_layers": "last"}, "FE-Block on the last layer only"),
             _without("int-tower-no-cir", INT_TOWER, {"cir": 0.0}, "without CIR"),
             _without("int-tower-no-scale", INT_TOWER, {"scale": False}, "without learned layer weights"),
