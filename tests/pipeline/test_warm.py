@@ -45,7 +45,7 @@ def test_known_rows_are_taken_over_and_new_ones_begin_as_the_unknown(earlier, tm
     old, old_features = load_model(earlier / "models" / "towers"), Earlier(earlier).features
     about = prepared.recipe.models["towers"]
     new = make_model(about.model, prepared.spec(None), about.config)
-    Earlier(earlier).start("towers", new, prepared.features)
+    Earlier(earlier).start("towers", about.model, new, prepared.features)
     grown = prepared.features.vocabulary("user").values
     before = set(old_features.vocabulary("user").values.to_list())
     assert len(grown) > len(before), "the later split must bring new users, or this test shows nothing"
@@ -133,7 +133,19 @@ def test_another_kind_of_model_is_refused(earlier, tmp_path):
     }
     pipeline = Pipeline(Recipe.parse(plain), tmp_path, warm_from=earlier)
     pipeline.prepare()
-    with pytest.raises(MismatchError, match="needs the same model"):
+    with pytest.raises(MismatchError, match="towers holds a 'two-tower', not a 'dcn-v2'"):
+        pipeline.train()
+
+
+def test_code_that_only_the_earlier_run_names_is_not_imported(earlier, tmp_path, monkeypatch):
+    old = shutil.copytree(earlier, tmp_path / "old")
+    about = json.loads((old / "models" / "towers" / "model.json").read_text())
+    (old / "models" / "towers" / "model.json").write_text(json.dumps(about | {"model": "foreign_code:Model"}))
+    (tmp_path / "foreign_code.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pipeline = Pipeline(Recipe.parse(LATER), tmp_path / "new", warm_from=old)
+    pipeline.prepare()
+    with pytest.raises(MismatchError, match="holds a 'foreign_code:Model', not a 'two-tower'"):
         pipeline.train()
 
 

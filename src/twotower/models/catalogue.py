@@ -86,8 +86,11 @@ def save_model(model: Model, name: str, directory: Path) -> None:
         raise StorageError(f"{directory}: the model could not be written: {error}") from error
 
 
-def load_model(directory: Path) -> Model:
-    """The model as it was saved, in eval mode; refuses files that do not belong together."""
+def load_model(directory: Path, only: str | None = None) -> Model:
+    """The model as it was saved, in eval mode; refuses files that do not belong together.
+
+    ``only`` is the name it must have been saved under: another is refused before any code of it is imported.
+    """
     try:
         about = json.loads((directory / "model.json").read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(directory / "model.safetensors")
@@ -95,6 +98,8 @@ def load_model(directory: Path) -> Model:
         raise StorageError(f"{directory}: no trained model here ({error.filename} is missing)") from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise StorageError(f"{directory}: the model cannot be read: {error}") from error
+    if only is not None and about["model"] != only:
+        raise MismatchError(f"{directory} holds a {about['model']!r}, not a {only!r}")
     spec = FeatureSpec.parse(about["spec"], where=str(directory / "model.json"))
     model = make_model(about["model"], spec, about["config"])
     model.load_state_dict(tensors)

@@ -183,7 +183,8 @@ class Pipeline:
         earlier = self.earlier
 
         def start(model: Model) -> None:
-            self.say(f"{name}: warm start\n{earlier.start(name, model, self.prepared.features)}")
+            about = self.recipe.models[name].model
+            self.say(f"{name}: warm start\n{earlier.start(name, about, model, self.prepared.features)}")
 
         return start
 

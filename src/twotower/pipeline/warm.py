@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from twotower.data.features import Features
-from twotower.errors import ConfigError, MismatchError
+from twotower.errors import ConfigError
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model
 from twotower.nn.embedding import Embeddings
@@ -65,14 +65,12 @@ class Earlier:
         about = {"directory": str(self.space.directory.resolve()), "digest": self.digest}
         write_text(space.directory / "warm.json", json.dumps(about, indent=2))
 
-    def start(self, name: str, model: Model, features: Features) -> WarmStart:
-        """Copy the earlier run's model of this name into ``model``, whose vocabularies are ``features``'."""
-        old = load_model(self.space.model(name))
-        if type(old) is not type(model):
-            raise MismatchError(
-                f"{self.space.model(name)} is a {type(old).__name__}, the recipe's {name!r} a "
-                f"{type(model).__name__}; a warm start needs the same model"
-            )
+    def start(self, name: str, about: str, model: Model, features: Features) -> WarmStart:
+        """Copy the earlier run's model of this name into ``model``, whose vocabularies are ``features``'.
+
+        ``about`` says what it is, as in recipes; a warm start needs the same, and imports no other's code.
+        """
+        old = load_model(self.space.model(name), only=about)
         rows = features.rows_in(self.features)
         parts = {path: part for path, part in old.named_modules() if isinstance(part, Embeddings)}
         maps = {
