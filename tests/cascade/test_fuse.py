@@ -116,6 +116,61 @@ def test_a_ranker_after_it_reads_where_candidates_come_from():
     assert out.scores[out.mask].isfinite().all()
     at_five = out.keys[0] == 5
     assert torch.equal(out.pair["from_picks"][0], at_five.float())
+    with torch.inference_mode():  # the tower scores what others found as well
+        own = tower.encode_query(request.query)["vector"] @ vectors.T
+    assert (out.pair["from_tower"] == 0)[out.mask].any()
+    torch.testing.assert_close(
+        out.pair["tower_score"][out.mask], own.gather(1, out.keys.clamp(min=0))[out.mask]
+    )
+
+
+class Foreign:
+    """An index of a user's own, which names no vectors."""
+
+    produced_by, exact, dim = "", True, 4
+
+    def search(self, query: torch.Tensor, k: int, exclude: Ragged | None = None) -> Candidates:
+        return Candidates(torch.zeros(len(query), 1, dtype=torch.int64), torch.full((len(query), 1), 7.0))
+
+
+def test_a_source_that_cannot_score_others_items_says_nothing_of_them():
+    spec = FeatureSpec(
+        columns=(
+            Column(name="user", kind="id", side="query", size=9),
+            Column(name="movie", kind="id", side="item", size=8),
+        )
+    )
+    tower = make_model("two-tower", spec, {"embedding": 4, "layers": []}).eval()
+    index = Foreign()
+    index.produced_by = tower.item_digest()
+    picks, wanted = given([5], [NO_ITEM])
+    request = Request(Batch(user=torch.tensor([2, 3])).join(wanted.query), wanted.history)
+    out = Fuse([Retrieve(tower, index, 1, "tower"), picks]).run(request, None, 2)
+    scores = dict(zip(out.keys[0].tolist(), out.pair["tower_score"][0].tolist(), strict=True))
+    assert scores == {0: 7.0, 5: 0.0}
+
+
+def test_a_query_is_encoded_once_for_each_answer():
+    spec = FeatureSpec(
+        columns=(
+            Column(name="user", kind="id", side="query", size=9),
+            Column(name="movie", kind="id", side="item", size=8),
+        )
+    )
+    tower = make_model("two-tower", spec, {"embedding": 4, "layers": []}).eval()
+    asked = []
+    encode = tower.encode_query
+    tower.encode_query = lambda query: asked.append(len(query["user"])) or encode(query)
+    with torch.inference_mode():
+        vectors = tower.encode_item(Batch(movie=torch.arange(6) + 2))["vector"].clone()
+    index = ExactIndex.build(vectors, produced_by=tower.item_digest())
+    cascade = Cascade(Fuse([Retrieve(tower, index, 2, "a"), Retrieve(tower, index, 3, "b")], k=3))
+    request = Request(Batch(user=torch.tensor([2, 3])))
+    first, again = cascade(request)[0], cascade(request)[0]
+    assert asked == [2, 2]
+    assert torch.equal(first.scores, again.scores)
+    one = cascade(request.rows(1, 2))[0]
+    assert torch.equal(one.scores, first.scores[1:])
 
 
 def test_nobody_asks():

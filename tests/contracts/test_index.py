@@ -17,6 +17,7 @@ from twotower.index.delta import DeltaIndex
 from twotower.index.exact_tokens import ExactTokens
 from twotower.index.multivector import MultiVectorConfig, MultiVectorIndex
 from twotower.index.multivector_delta import MultiVectorDelta
+from twotower.index.scoring import score_keys
 from twotower.types import NO_ITEM, Candidates, Ragged
 
 RECALL_FLOOR = {
@@ -144,6 +145,20 @@ def test_finds_what_brute_force_finds(build: Callable[..., Index], member: Membe
         assert torch.equal(found.keys, truth.keys)
     if floor == 1.0:
         torch.testing.assert_close(found.scores, truth.scores)
+
+
+def test_named_items_have_the_scores_that_a_search_gives_them(build: Callable[..., Index]) -> None:
+    vectors, query = world()
+    keys = torch.randperm(3 * ITEMS, generator=torch.Generator().manual_seed(1))[:ITEMS]
+    index = build(vectors, keys)
+    found = index.search(query, 20)
+    scores = score_keys(index, query, found.keys)
+    torch.testing.assert_close(scores, found.scores.masked_fill(~found.mask, 0))
+    some = torch.stack([keys[:30], torch.arange(30) + 10**6, torch.full((30,), NO_ITEM)], 1).flatten()
+    scores = score_keys(index, query, some.expand(len(query), -1))
+    torch.testing.assert_close(scores[:, ::3], query @ vectors[:30].T)
+    assert not scores.view(len(query), 30, 3)[..., 1:].any()  # deleted, and no item at all
+    assert score_keys(index, query, torch.empty(len(query), 0, dtype=torch.int64)).shape == (len(query), 0)
 
 
 def test_scores_are_true_inner_products_best_first(build: Callable[..., Index]) -> None:

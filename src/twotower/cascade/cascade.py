@@ -69,7 +69,7 @@ class Cascade:
             raise ConfigError(f"a depth must not be negative, found {dict(request.depths)}")
         budget = request.budget or self.budget
         self._check_names("the budget", budget.stages)
-        request = self.narrowed(request)
+        request = replace(self.narrowed(request), _encoded={})  # asked again, it takes as long again
         began, steps = time.perf_counter(), list[Step]()
         for stage in self.stages:
             given = steps[-1].output if steps else None

@@ -20,8 +20,8 @@ from twotower.types import Batch, Candidates
 class Scorer(Protocol):
     """A source that can also score items which it did not find itself."""
 
-    def scores_of(self, request: Request, keys: Tensor) -> Tensor:
-        """Its scores (Q, K) of any items, keys (Q, K); 0 in empty slots."""
+    def scores_of(self, request: Request, keys: Tensor) -> Tensor | None:
+        """Its scores (Q, K) of any items, keys (Q, K); 0 in empty slots; None: it cannot tell after all."""
         ...
 
 
@@ -96,10 +96,12 @@ class Fuse(Stage):
         pair = Batch()
         for number, (source, one) in enumerate(zip(self.sources, found, strict=True)):
             rank = torch.arange(float(one.keys.shape[1])).expand(one.keys.shape)
+            said = None
             if isinstance(source, Scorer) and source.name not in left_out:
-                pair[f"{source.name}_score"] = source.scores_of(request, united.keys)
-            else:
-                pair[f"{source.name}_score"] = merged.spread(number, one.scores, 0.0).gather(1, column)
+                said = source.scores_of(request, united.keys)
+            if said is None:
+                said = merged.spread(number, one.scores, 0.0).gather(1, column)
+            pair[f"{source.name}_score"] = said
             for field, values, missing in (
                 (f"{source.name}_rank", rank, float(source.depth(request))),
                 (f"from_{source.name}", torch.ones_like(rank), 0.0),

@@ -12,6 +12,7 @@ from twotower.errors import ConfigError, MismatchError
 from twotower.index.base import Index
 from twotower.index.filtered import search_allowed, search_wider
 from twotower.index.manifest import maker
+from twotower.index.scoring import score_keys
 from twotower.models.base import Model
 from twotower.types import Candidates, Ragged
 
@@ -43,9 +44,14 @@ class Retrieve(Stage):
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         if not k or not len(request):
             return rank_pair(self.name, no_candidates(len(request)))
-        vectors = self.model.encode_query(request.query)[self.tensor]
+        vectors = request.encoded(self.model)[self.tensor]
         found = search_allowed(self.index, vectors, k, request.allow, request.exclude)
         return rank_pair(self.name, found)
+
+    @torch.inference_mode()
+    def scores_of(self, request: Request, keys: Tensor) -> Tensor | None:
+        """Scores (Q, K) of any items, keys (Q, K), by the vectors of the index; 0 for those not in it."""
+        return score_keys(self.index, request.encoded(self.model)[self.tensor], keys)
 
     @property
     def bytes_per_item(self) -> float:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.deadline import Budget, Deadline
-from twotower.types import Batch, Candidates, Ragged
+from twotower.types import Batch, Candidates, Ragged, Rep
 
 if TYPE_CHECKING:
     from twotower.cascade.cascade import Cascade
+    from twotower.models.base import Model
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Request:
     time: Tensor | None = None  # (Q,) seconds since 1970, as events have them
     budget: Budget | None = None
     deadline: Deadline | None = None
+    _encoded: dict[Model, tuple[Batch, Rep]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.query.rows if self.query else len(self.history or ())
@@ -55,6 +57,14 @@ class Request:
             allow=self.allow if self.allow is None or self.allow.dim() == 1 else self.allow[start:stop],
             time=None if self.time is None else self.time[start:stop],
         )
+
+    def encoded(self, model: Model) -> Rep:
+        """The query's side of a model, encoded once for all that ask for it."""
+        query, rep = self._encoded.get(model, (None, None))
+        if rep is None or query is not self.query:
+            rep = model.encode_query(self.query)
+            self._encoded[model] = self.query, rep
+        return rep
 
     def check_time(self) -> None:
         """Raise `twotower.cascade.deadline.Late` when the running stage is out of time."""

@@ -97,9 +97,10 @@ def mine_hard(
         return mine(judged, served, config)
     teacher, answers = miners.scorer(config.scorer), own.padded(fill=NO_ITEM)
     if isinstance(teacher, Scorer):
-        scores, best = teacher.scores_of(request, served.keys), teacher.scores_of(request, answers)
+        scores, best = (teacher.scores_of(request, keys) for keys in (served.keys, answers))
     else:
         scores, best = (scores_by(teacher, request, keys) for keys in (served.keys, answers))
+    assert best is not None  # our own sources always tell
     return mine(judged, served, config, scores=scores, positive_scores=best[answers != NO_ITEM])
 
 

@@ -11,6 +11,7 @@ import torch
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.deadline import Budget
 from twotower.cascade.fuse import Fuse
+from twotower.cascade.fusion import NormalisedScore
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Stage
@@ -129,15 +130,34 @@ def test_a_rank_among_those_that_came_so_far_is_not_steady(
 def test_other_retrieval_is_asked_at_each_depth(
     kind: str, retrieve: Retrieve, scoring: Callable[..., Rank], task: Task
 ) -> None:
-    first: Stage
+    assert isinstance(retrieve.index, ExactIndex)
+    near = Approximate(retrieve.index.vectors, retrieve.index.produced_by)
+    first: Stage = Retrieve(retrieve.model, near, 30)
     if kind == "fused":
-        first = Fuse([Retrieve(retrieve.model, retrieve.index, 15, name) for name in ("one", "two")], k=20)
-    else:
-        assert isinstance(retrieve.index, ExactIndex)
-        near = Approximate(retrieve.index.vectors, retrieve.index.produced_by)
-        first = Retrieve(retrieve.model, near, 30)
+        first = Fuse([Retrieve(retrieve.model, near, 15, name) for name in ("one", "two")], k=20)
     cascade = Cascade(first, scoring("rank", 5, "dcn-v2", crosses=1, pair=["retrieve_score"], **DEEP))
     assert steady_stages(cascade) == 0
+    same_as_run_at_each_depth(cascade, task)
+
+
+@pytest.mark.parametrize(
+    ("pair", "steady"), [(["one_score", "prerank_score"], 3), (["retrieve_score"], 2), (["one_rank"], 2)]
+)
+def test_behind_sources_that_score_everything_stages_are_steady(
+    pair: list[str], steady: int, retrieve: Retrieve, scoring: Callable[..., Rank], task: Task
+) -> None:
+    other = scoring("two", 5, "two-tower", layers=[4], **HISTORY)
+    index = ExactIndex.build(other.table.stored["vector"], produced_by=other.model.item_digest())
+    sources = [
+        Retrieve(retrieve.model, retrieve.index, 15, "one"),
+        Retrieve(other.model, index, 20, "two"),
+    ]
+    cascade = Cascade(
+        Fuse(sources, NormalisedScore(scale="z"), k=25),
+        scoring("prerank", 20, "dcn-v2", crosses=1, pair=["one_score", "two_score"], **DEEP),
+        scoring("rank", 5, "dcn-v2", crosses=1, pair=pair, **DEEP),
+    )
+    assert steady_stages(cascade) == steady
     same_as_run_at_each_depth(cascade, task)
 
 

@@ -202,7 +202,7 @@ def _own_bytes(stage: Stage) -> float:
 class _Timed(Stage):
     """A stage that remembers how long its last run took, and with how many candidates; sources apart."""
 
-    scores_of: Callable[[Request, Tensor], Tensor]  # where the stage has it
+    scores_of: Callable[[Request, Tensor], Tensor | None]  # where the stage has it
 
     def __init__(self, store: str, stage: Stage, now: Callable[[], float]) -> None:
         super().__init__(stage.name, stage.k)

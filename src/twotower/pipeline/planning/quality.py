@@ -4,8 +4,9 @@ Most models score a candidate alone: at whatever depth it reaches them, they say
 are *steady*. They score all that the deepest retrieval finds, once; what they would hand on at any depths
 follows by cutting the lists and sorting the remembered scores. A stage behind which that no longer holds runs
 again for each way its candidates may have come: a list model, one that reads the rank in a later stage than
-the first (ranks depend on who else came so far), retrieval by an approximate index or from several sources,
-diversity, rules. Each of several sources is asked once at each of its depths. Either way the numbers are
+the first (ranks depend on who else came so far), retrieval by an approximate index, diversity, rules. Each of
+several sources is asked once at each of its depths, and their lists united anew; behind sources that find
+exactly and score whatever the others find, later stages may be steady as well. Either way the numbers are
 those of the cascade run at these depths.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.fuse import Fuse, Scorer
+from twotower.cascade.lexical import RetrieveLexical
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve
 from twotower.cascade.stage import Request, Stage, rank_pair
@@ -35,7 +37,8 @@ Depths = Mapping[str, int]
 def steady_stages(cascade: Cascade) -> int:
     """How many stages, from the first, say the same of a candidate at all depths."""
     first, *others = cascade.stages
-    if not isinstance(first, Retrieve) or not first.index.exact:
+    sources = first.sources if isinstance(first, Fuse) else (first,)
+    if not all(_exact(source) for source in sources):
         return 0
     for number, stage in enumerate(others, start=1):
         alone = isinstance(stage, Rank) and stage.model.kind != "list"
@@ -72,11 +75,12 @@ def quality_by_depths(
         rows, asked = request.rows(start, stop), task.take(torch.arange(start, min(stop, len(task))))
         stages: tuple[Stage, ...] = cascade.stages
         first = cascade.stages[0]
-        if steady:
-            stages = (*_recorded(cascade, steady, rows, grid), *cascade.stages[steady:])
-        elif isinstance(first, Fuse):
+        if isinstance(first, Fuse):
             kept = Fuse([Kept(source) for source in first.sources], first.by, first.k, first.name)
-            stages = (kept, *cascade.stages[1:])
+            known = _looked_up(cascade, steady, rows, grid) if steady > 1 else []
+            stages = (kept, *known, *cascade.stages[1 + len(known) :])
+        elif steady:
+            stages = (*_recorded(cascade, steady, rows, grid), *cascade.stages[steady:])
         for plan, found in _explore(stages, rows, None, sorted(enumerate(grid), key=_deepest_first(stages))):
             values[plan, start:stop] = asked.measure(found.keys, [measure])[measure]
         if progress is not None:
@@ -113,10 +117,32 @@ class Remembered(Stage):
         return 0
 
 
+class LookedUp(Stage):
+    """A later stage whose scores of all that the sources can find are known: keys and scores, (Q, T)."""
+
+    def __init__(self, keys: Tensor, scores: Tensor, k: int, name: str) -> None:
+        super().__init__(name, k)
+        self.keys, order = keys.sort(dim=1)
+        self.scores = scores.gather(1, order)
+
+    def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
+        assert candidates is not None
+        place = torch.searchsorted(self.keys, candidates.keys.contiguous()).clamp(max=self.keys.shape[1] - 1)
+        assert (self.keys.gather(1, place) == candidates.keys)[candidates.mask].all(), (
+            "found by no deeper source"
+        )
+        scores = self.scores.gather(1, place).masked_fill(~candidates.mask, -torch.inf)
+        return rank_pair(self.name, Candidates(candidates.keys, scores, candidates.pair).sorted().best(k))
+
+    @property
+    def bytes_per_item(self) -> float:
+        return 0
+
+
 class Kept(Stage):
     """A source that is asked once at each depth, by one request; then it remembers."""
 
-    scores_of: Callable[[Request, Tensor], Tensor]  # where the source has it
+    scores_of: Callable[[Request, Tensor], Tensor | None]  # where the source has it
 
     def __init__(self, source: Stage) -> None:
         super().__init__(source.name, source.k)
@@ -134,9 +160,29 @@ class Kept(Stage):
         return self.source.bytes_per_item
 
 
+def _exact(source: Stage) -> bool:
+    """Whether a retriever finds the best there are, at any depth, and scores what it did not find."""
+    return isinstance(source, RetrieveLexical) or (isinstance(source, Retrieve) and source.index.exact)
+
+
 def _said_by(stages: Sequence[Stage]) -> list[str]:
-    """The pair fields of steady stages that are the same at all depths."""
-    return [f"{stages[0].name}_rank", *(f"{stage.name}_score" for stage in stages)]
+    """The pair fields of steady stages that are the same at all depths: what is fused depends on them."""
+    first, *others = stages
+    own = [source.name for source in first.sources] if isinstance(first, Fuse) else [first.name]
+    ranks = [] if isinstance(first, Fuse) else [f"{first.name}_rank"]
+    return [*ranks, *(f"{name}_score" for name in (*own, *(stage.name for stage in others)))]
+
+
+def _looked_up(cascade: Cascade, steady: int, request: Request, grid: Sequence[Depths]) -> list[LookedUp]:
+    """The steady stages behind several sources, with all they would say of what the deepest of these find."""
+    first, *others = cascade.stages[:steady]
+    assert isinstance(first, Fuse)
+    deepest = {
+        source.name: max(depths.get(source.name, source.k) for depths in grid) for source in first.sources
+    }
+    whole = dict.fromkeys((first.name, *(stage.name for stage in others)), sum(deepest.values()))
+    found, _ = Cascade(first, *others)(replace(request, depths=deepest | whole))
+    return [LookedUp(found.keys, found.pair[f"{stage.name}_score"], stage.k, stage.name) for stage in others]
 
 
 def _recorded(cascade: Cascade, steady: int, request: Request, grid: Sequence[Depths]) -> list[Stage]:
@@ -169,7 +215,7 @@ def _explore(
         group, ordered = list(alike), None
         asked = replace(request, depths=_of_sources(stage, group[0][1]))
         for k, same in groupby(group, key=lambda plan: plan[1][stage.name]):
-            if isinstance(stage, Recorded | Remembered | Rank | Fuse):
+            if isinstance(stage, Recorded | Remembered | LookedUp | Rank | Fuse):
                 # cuts an order that does not depend on the cut
                 ordered = stage.run(asked, given, k) if ordered is None else ordered.best(k)
                 found = ordered
