@@ -178,3 +178,14 @@ def test_the_half_precision_follows_what_is_learnt(pieces):
     with torch.enable_grad():
         torch.testing.assert_close(half.pooled(tokens), changed, atol=0.05, rtol=0.05)
         assert half.pooled(tokens).requires_grad
+
+
+def test_a_frozen_encoder_learns_on_the_vectors_that_it_serves(pieces):
+    frozen, tokens = tiny(pieces, precision="bfloat16", freeze=True).train(), pieces.encode(pl.Series(TEXTS))
+    head = torch.nn.Linear(frozen.dim, 1)
+    taught = frozen(tokens)
+    with torch.no_grad():
+        assert torch.equal(taught.vectors, frozen(tokens).vectors)
+    head(taught.vectors).sum().backward()
+    assert head.weight.grad.isfinite().all()
+    assert all(parameter.grad is None for parameter in frozen.parameters())

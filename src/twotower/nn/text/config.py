@@ -43,7 +43,9 @@ class PretrainedConfig(Config):
     kind: Literal["pretrained"] = "pretrained"
     path: str = Option(description="a folder, an installed package that holds a model, or a name on the hub")
     freeze: bool = Option(False, description="it learns nothing; what stands behind it may")
-    precision: Precision = Option("float32", description="bfloat16: encode so when nothing is to be learnt")
+    precision: Precision = Option(
+        "float32", description="bfloat16: encode so when the encoder does not learn"
+    )
     architecture: dict[str, Any] | None = Option(
         None, description="set when the model is first built: what it takes to build it without the path"
     )

@@ -70,7 +70,8 @@ class Pretrained(TextEncoder):
         seen = mask.clone()
         seen[:, 0] = True  # a text without tokens sees its first place: attention to nothing is not a number
         extra = {"token_type_ids": segments} if segments is not None and self.two_segments else {}
-        half = self.config.precision == "bfloat16" and not torch.is_grad_enabled()
+        learns = torch.is_grad_enabled() and not self.config.freeze
+        half = self.config.precision == "bfloat16" and not learns  # a frozen one trains on what it serves
         embedded = self.embedder((tokens - FIRST).clamp(min=0))
         states: Tensor = (self._half_body() if half else self.body)(
             inputs_embeds=embedded.bfloat16() if half else embedded,
