@@ -25,6 +25,13 @@ from twotower.types import NO_ITEM, Batch, Candidates, Ragged
 
 POPULAR = Popularity().fit(Ragged.of([[0, 1, 2, 3], [0, 1, 2], [0, 1], [0]]), 6)  # the order is the key's
 
+SPEC = FeatureSpec(
+    columns=(
+        Column(name="user", kind="id", side="query", size=9),
+        Column(name="movie", kind="id", side="item", size=8),
+    )
+)
+
 
 def given(*lists: list[int], k: int = 3, name: str = "picks") -> tuple[RetrieveGiven, Request]:
     rows = Ragged.of(list(lists))
@@ -96,12 +103,10 @@ def test_a_union_is_a_source_too():
 
 
 def test_a_ranker_after_it_reads_where_candidates_come_from():
-    user = Column(name="user", kind="id", side="query", size=9)
-    spec = FeatureSpec(columns=(user, Column(name="movie", kind="id", side="item", size=8)))
     items = Batch(movie=torch.arange(6) + 2)
-    tower = make_model("two-tower", spec, {"embedding": 4, "layers": []}).eval()
+    tower = make_model("two-tower", SPEC, {"embedding": 4, "layers": []}).eval()
     fields = ["tower_score", "popular_rank", "from_picks"]
-    ranker = make_model("dcn-v2", spec, {"embedding": 4, "layers": [4], "pair": fields}).eval()
+    ranker = make_model("dcn-v2", SPEC, {"embedding": 4, "layers": [4], "pair": fields}).eval()
     with torch.inference_mode():
         vectors = tower.encode_item(items)["vector"].clone()
     index = ExactIndex.build(vectors, produced_by=tower.item_digest())
@@ -134,13 +139,7 @@ class Foreign:
 
 
 def test_a_source_that_cannot_score_others_items_says_nothing_of_them():
-    spec = FeatureSpec(
-        columns=(
-            Column(name="user", kind="id", side="query", size=9),
-            Column(name="movie", kind="id", side="item", size=8),
-        )
-    )
-    tower = make_model("two-tower", spec, {"embedding": 4, "layers": []}).eval()
+    tower = make_model("two-tower", SPEC, {"embedding": 4, "layers": []}).eval()
     index = Foreign()
     index.produced_by = tower.item_digest()
     picks, wanted = given([5], [NO_ITEM])
@@ -151,13 +150,7 @@ def test_a_source_that_cannot_score_others_items_says_nothing_of_them():
 
 
 def test_a_query_is_encoded_once_for_each_answer():
-    spec = FeatureSpec(
-        columns=(
-            Column(name="user", kind="id", side="query", size=9),
-            Column(name="movie", kind="id", side="item", size=8),
-        )
-    )
-    tower = make_model("two-tower", spec, {"embedding": 4, "layers": []}).eval()
+    tower = make_model("two-tower", SPEC, {"embedding": 4, "layers": []}).eval()
     asked = []
     encode = tower.encode_query
     tower.encode_query = lambda query: asked.append(len(query["user"])) or encode(query)
