@@ -107,7 +107,8 @@ class Workspace:
             return {}
         except ValueError as error:
             raise StorageError(
-                f"{self.directory / 'steps.json'}: not readable ({error}); remove it"
+                f"{self.directory / 'steps.json'}: not readable ({error}); remove it, and every step is made "
+                "again"
             ) from error
         return steps
 
