@@ -5,46 +5,23 @@ import shutil
 
 import pytest
 
-from twotower.errors import ConfigError, MismatchError, StorageError, TwotowerError
+from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.bundles import bundle as bundle_module
 from twotower.pipeline.bundles.bundle import Bundle, build, rollback
-from twotower.pipeline.bundles.manifest import MANIFEST, digest_path, seal
+from twotower.pipeline.bundles.manifest import MANIFEST
 from twotower.pipeline.bundles.root import BundleRoot
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 
+from .tampering import copied, files_of
+
 USER = 1000001
-
-
-def files_of(directory):
-    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 @pytest.fixture
 def version(packed, tmp_path):
-    """A copy of the bundle's directory, with its digest beside it."""
-    source = packed.bundle.directory
-    shutil.copyfile(digest_path(source), tmp_path / digest_path(source).name)
-    return shutil.copytree(source, tmp_path / source.name)
-
-
-def sealed_again(version):
-    """The directory under a manifest that fits its files, as a tool gone wrong would write it."""
-    manifest = version / MANIFEST
-    plain = json.loads(manifest.read_bytes())
-    manifest.unlink()
-    digest = seal(version, {name: value for name, value in plain.items() if name not in ("files", "format")})
-    place = version.rename(version.with_name(f"0001-{digest[:12]}"))
-    digest_path(place).write_text(f"{digest}\n")
-    return place
-
-
-def refused(path, error=TwotowerError, **options):
-    with pytest.raises(error) as found:
-        Bundle.load(path, **options)
-    assert type(found.value) in (StorageError, MismatchError)
-    return str(found.value)
+    return copied(packed, tmp_path)
 
 
 # -- what it is good for ------------------------------------------------------------------------------
