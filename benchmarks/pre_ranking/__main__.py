@@ -81,7 +81,7 @@ def _run_all_steps() -> None:
 
 
 def _tasks(options: argparse.Namespace) -> list[Task]:
-    """What is missing of the search, or of the cells."""
+    """What is missing of the search, of the cells, or of the runs with more patience."""
     from benchmarks.pre_ranking import patience
     from benchmarks.pre_ranking.cells import cell_path, run_cell
     from benchmarks.pre_ranking.data import DATA

@@ -20,7 +20,7 @@ from benchmarks.machine import machine
 from benchmarks.pre_ranking.cells import at_stores
 from benchmarks.pre_ranking.data import DATA, prepared_for
 from benchmarks.pre_ranking.files import RESULTS, write_json
-from benchmarks.pre_ranking.groups import recipe_on
+from benchmarks.pre_ranking.groups import groups_path, recipe_on
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, SEARCH_DATA
 from twotower.evaluate.latency import one_thread
@@ -65,6 +65,9 @@ def measure_costs(names: Sequence[str], again: bool = False, data: str = SEARCH_
     missing = [
         n for n in names if MODELS[n].fits(DATA[data]) and (again or not (FOLDER / f"{n}.json").exists())
     ]
+    for name in [n for n in missing if MODELS[n].chosen and not groups_path(data).exists()]:
+        print(f"cost: {name} is left out, its groups are not chosen on {data} yet", flush=True)
+        missing.remove(name)
     if not missing:
         return
     about, made = machine(), [_made(name, data) for name in missing]

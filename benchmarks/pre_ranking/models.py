@@ -10,7 +10,7 @@ from twotower.models.catalogue import MODELS as CATALOGUE
 from twotower.models.catalogue import model_class
 
 TRAIN: dict[str, Any] = {
-    "epochs": 40,  # more than any of them takes
+    "epochs": 40,  # a bound: patience should end a run before it
     "batch_size": 4096,
     "average": 0.998,
     "weight_decay": 1e-5,
