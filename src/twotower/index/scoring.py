@@ -66,8 +66,8 @@ def _by_tokens(index: ExactTokens | MultiVectorIndex, query: Tensor, keys: Tenso
     return scores
 
 
-@score_keys.register
-def _by_delta(index: Delta, query: Tensor, keys: Tensor) -> Tensor | None:  # type: ignore[type-arg]
+@score_keys.register(Delta)
+def _by_delta(index: Delta[Any, Any], query: Tensor, keys: Tensor) -> Tensor | None:
     parts = index.parts()
     old = score_keys(parts.base, query, keys.masked_fill(find(parts.gone, keys) >= 0, NO_ITEM))
     if old is None or not len(parts.fresh):

@@ -9,11 +9,11 @@ from twotower.nn.cost import linear_flops
 from twotower.nn.mlp import RowNorm
 
 
-class PairShare(nn.Module):
-    """Pair fields, standardised with running statistics and weighed: their own share of the score.
+class _Weighed(nn.Module):
+    """Pair fields, standardised with running statistics, and a weight of each.
 
-    A model whose own part begins at zero therefore starts from the order it was handed, and can only be
-    argued away from it.
+    A model whose own part begins at zero starts from the order they give, and can only be argued away from
+    it.
     """
 
     def __init__(self, fields: int) -> None:
@@ -21,12 +21,8 @@ class PairShare(nn.Module):
         self.norm = RowNorm(fields)
         self.weight = nn.Parameter(torch.ones(fields))
 
-    def forward(self, columns: Tensor) -> Tensor:
-        """(..., P) -> (...)."""
-        return self.weighed(self.norm(columns))
-
     def weighed(self, known: Tensor) -> Tensor:
-        """The same of columns that are standardised already."""
+        """The share of the score (...) that standardised columns (..., P) have."""
         return (known @ self.weight[:, None]).squeeze(-1)
 
     @property
@@ -35,14 +31,22 @@ class PairShare(nn.Module):
         return 2 * len(self.weight)
 
 
-class PairField(PairShare):
+class PairShare(_Weighed):
+    """Pair fields that have a share of the score, and nothing else."""
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(..., P) -> (...)."""
+        return self.weighed(self.norm(columns))
+
+
+class PairField(_Weighed):
     """Pair fields that enter twice: as one more field vector, and with their own share of the score."""
 
     def __init__(self, fields: int, embedding: int) -> None:
         super().__init__(fields)
         self.vector = nn.Linear(fields, embedding)
 
-    def forward(self, columns: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """(Q, K, P) -> the field vector (Q, K, E) and the share of the score (Q, K)."""
         known = self.norm(columns)
         return self.vector(known), self.weighed(known)

@@ -127,6 +127,8 @@ class LookedUp(Stage):
 
     def run(self, request: Request, candidates: Candidates | None, k: int) -> Candidates:
         assert candidates is not None
+        if not candidates.keys.shape[1]:
+            return rank_pair(self.name, candidates)
         place = torch.searchsorted(self.keys, candidates.keys.contiguous()).clamp(max=self.keys.shape[1] - 1)
         assert (self.keys.gather(1, place) == candidates.keys)[candidates.mask].all(), (
             "found by no deeper source"
