@@ -4,6 +4,7 @@ import pytest
 
 from twotower.pipeline.order import learns_from_stages, share_left_out, stages_before, training_order
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.teaching import teachers
 
 SOFTMAX, LISTS = {"kind": "full-softmax"}, {"kind": "lists"}
 
@@ -46,7 +47,7 @@ def recipe(*stages, **more):
 def test_what_is_needed_comes_first(made, order):
     assert training_order(made) == order
     for number, name in enumerate(order):
-        needed = {*made.teachers(name)[:1]}
+        needed = {*teachers(made, name)[:1]}
         if learns_from_stages(made, name):
             needed |= {stage.model for stage in stages_before(made, name)}
         assert needed <= set(order[:number])

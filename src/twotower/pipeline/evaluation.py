@@ -21,6 +21,7 @@ from twotower.models.base import Model
 from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.teaching import teachers
 from twotower.pipeline.workspace import write_text
 
 
@@ -79,7 +80,7 @@ class Evaluation:
     def _fitted_note(self) -> str:
         """Which events each system has seen: baselines and models are not fitted on the same."""
         by_lists = [name for name, model in self.recipe.models.items() if model.objective.kind == "lists"]
-        taught = [name for name in self.recipe.models if self.recipe.teachers(name)]
+        taught = [name for name in self.recipe.models if teachers(self.recipe, name)]
         but = f", but {', '.join(by_lists)} on lists served to validation queries" if by_lists else " only"
         but += f", which {', '.join(taught)} learnt from as from a teacher" if by_lists and taught else ""
         return f"baselines are fitted on every event before the test part, models on the training part{but}"

@@ -25,6 +25,7 @@ from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.served import scores_by
 from twotower.pipeline.stages import SourceRecipe
+from twotower.pipeline.teaching import asked
 from twotower.train.lists import FullStageConfig
 from twotower.train.softmax import HardConfig, InBatchConfig
 from twotower.types import NO_ITEM
@@ -36,8 +37,8 @@ ALONE = 100
 
 def mining_sources(recipe: Recipe, name: str) -> tuple[SourceRecipe, ...]:
     """The sources of the cascade that mine or serve for a model, or guard what is mined."""
-    asked = recipe.asked(name)
-    return tuple(source for source in recipe.sources if source.name in asked)
+    theirs = asked(recipe, name)
+    return tuple(source for source in recipe.sources if source.name in theirs)
 
 
 def served_by(name: str, prepared: Prepared, assembly: Assembly) -> Cascade | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from twotower.errors import ConfigError
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.stages import StageRecipe
+from twotower.pipeline.teaching import asked, miners, teachers
 from twotower.train.lists import ListsConfig
 
 
@@ -28,7 +29,7 @@ def _needed(recipe: Recipe, name: str, waiting: tuple[str, ...] = ()) -> list[st
     waiting = (*waiting, name)
     if name in waiting[:-1]:
         raise ConfigError(f"models wait for each other to be trained: {' for '.join(waiting)}")
-    first = [*recipe.teachers(name)[:1], *recipe.miners(name)]
+    first = [*teachers(recipe, name)[:1], *miners(recipe, name)]
     if learns_from_stages(recipe, name):
         first += [model for stage in stages_before(recipe, name) for model in stage.models]
     return [*(needed for model in first for needed in _needed(recipe, model, waiting)), name]
@@ -44,10 +45,10 @@ def stages_before(recipe: Recipe, name: str) -> tuple[StageRecipe, ...]:
 
     None where the model learns from what others serve (``by``).
     """
-    if learns_from_stages(recipe, name) and recipe.asked(name):
+    if learns_from_stages(recipe, name) and asked(recipe, name):
         return ()
     for number, stage in enumerate(recipe.cascade):
-        if name in stage.models or any(name in recipe.teachers(model) for model in stage.models):
+        if name in stage.models or any(name in teachers(recipe, model) for model in stage.models):
             return recipe.cascade[:number]
     return ()
 

@@ -28,6 +28,7 @@ from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.so_far import SoFar
 from twotower.pipeline.stages import ScoreRecipe
+from twotower.pipeline.teaching import asked, miners, teachers
 from twotower.pipeline.warm import Earlier
 from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
 from twotower.train.events import JsonLines, Listener, all_of, silent
@@ -200,12 +201,12 @@ class Pipeline:
             upstream += [term.plain() for term in self.recipe.value]
         if about.objective.kind == "full-stage":  # depths decide the roles
             upstream += [stage.k for stage in self.recipe.cascade if name in stage.models]
-            upstream += [stage.k for stage in self.recipe.cascade[:1] if self.recipe.asked(name)]
-            for teacher in self.recipe.teachers(name)[:1]:
+            upstream += [stage.k for stage in self.recipe.cascade[:1] if asked(self.recipe, name)]
+            for teacher in teachers(self.recipe, name)[:1]:
                 depth = [stage.k for stage in self.recipe.cascade if teacher in stage.models]
                 upstream += [self._train_mark(teacher), depth]
-        miners = self.recipe.miners(name)
-        upstream += [[self._train_mark(miner) for miner in miners]] * bool(miners)
+        serving = miners(self.recipe, name)
+        upstream += [[self._train_mark(miner) for miner in serving]] * bool(serving)
         upstream += [source.decisive() for source in mining_sources(self.recipe, name)]
         return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
 
@@ -227,9 +228,9 @@ class Pipeline:
 
     def _teacher(self, name: str) -> Rank | None:
         """The trained model that teaches ``name``, as the stage it is, or on a table of its own."""
-        if not self.recipe.teachers(name):
+        if not teachers(self.recipe, name):
             return None
-        teacher = self.recipe.teachers(name)[0]
+        teacher = teachers(self.recipe, name)[0]
         for about in self.recipe.cascade:
             if isinstance(about, ScoreRecipe) and about.model == teacher:
                 stage = self.assembly.stage(about)

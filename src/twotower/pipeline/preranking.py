@@ -16,6 +16,7 @@ from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.replay import funnel_log, logged, replay
 from twotower.pipeline.served import ServedValidation, Validate, dealt
+from twotower.pipeline.teaching import teachers
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
 from twotower.train.lists import FullStageConfig, FullStageObjective
@@ -106,7 +107,7 @@ def served_validation(
 ) -> ServedValidation:
     """Judges model ``name`` on validation queries; not on those that it or its teacher learnt lists from."""
     recipe, task = prepared.recipe, prepared.task("valid")
-    taught = share_taught(recipe, (name, *recipe.teachers(name)[:1]))
+    taught = share_taught(recipe, (name, *teachers(recipe, name)[:1]))
     if taught:
         _, task = dealt(prepared, task, taught)
     if not len(task):

@@ -29,10 +29,9 @@ from twotower.pipeline.stages import (
     StageRecipe,
     names_of,
 )
-from twotower.train.lists import FullStageConfig, ListsConfig
+from twotower.pipeline.teaching import asked, miners, teachers
 from twotower.train.objectives import ObjectiveConfig
 from twotower.train.settings import TrainSettings
-from twotower.train.softmax import InBatchConfig
 
 
 class HistoryOption(Config):
@@ -168,7 +167,7 @@ class Recipe(Config):
         self._check_plan()
         for name, model in self.models.items():
             in_cascade = [n for n, stage in enumerate(self.cascade) if name in stage.models]
-            alone = model.objective.kind in ("lists", "full-stage") and not self.asked(name)
+            alone = model.objective.kind in ("lists", "full-stage") and not asked(self, name)
             if alone and in_cascade[:1] in ([], [0]):
                 raise ValueError(f"model {name!r} learns from the lists of the stage before it, and has none")
             if model_class(model.model)[0].kind == "list" and model.objective.kind != "lists":
@@ -176,8 +175,8 @@ class Recipe(Config):
                     f"model {name!r}: {model.model} scores whole lists; its objective is lists, "
                     f"not {model.objective.kind}"
                 )
-            self.teachers(name)
-            self.miners(name)
+            teachers(self, name)
+            miners(self, name)
         self._check_pairs()
         return self
 
@@ -187,10 +186,10 @@ class Recipe(Config):
             first, teaches = next(
                 (number, name not in stage.models)
                 for number, stage in enumerate(self.cascade)
-                if name in stage.models or any(name in self.teachers(model) for model in stage.models)
+                if name in stage.models or any(name in teachers(self, model) for model in stage.models)
             )
             known = self.handed_on(first)
-            for field in self._pair(name):
+            for field in self.pair_of(name):
                 if field not in known:
                     when = f", as it teaches stage {self.stage_names[first]!r}" if teaches else ""
                     raise ValueError(
@@ -199,7 +198,7 @@ class Recipe(Config):
                         f"{', '.join(known) or 'nothing'}"
                     )
 
-    def _pair(self, name: str) -> tuple[str, ...]:
+    def pair_of(self, name: str) -> tuple[str, ...]:
         """The pair fields that a model reads."""
         config = model_class(self.models[name].model)[1].parse(self.models[name].config)
         return tuple(getattr(config, "pair", ()))
@@ -286,67 +285,6 @@ class Recipe(Config):
             )
             if store not in offered:
                 raise ValueError(f"plan: stage {name!r} cannot store {store!r}; it offers: {list(offered)}")
-
-    def teachers(self, name: str) -> tuple[str, ...]:
-        """The models that must be trained before ``name`` to teach it, nearest first."""
-        found: list[str] = []
-        objective = self.models[name].objective
-        while isinstance(objective, FullStageConfig | ListsConfig) and objective.teacher is not None:
-            pupil = found[-1] if found else name
-            if objective.teacher not in self.models:
-                raise ValueError(
-                    f"model {pupil!r} names the teacher {objective.teacher!r}; models: {sorted(self.models)}"
-                )
-            if objective.teacher in (name, *found):
-                raise ValueError(f"model {name!r} is its own teacher: {[*found, objective.teacher]}")
-            found.append(objective.teacher)
-            objective = self.models[objective.teacher].objective
-        return tuple(found)
-
-    def asked(self, name: str) -> tuple[str, ...]:
-        """The sources and models, by name, whose lists ``name`` learns from; the last one may only score."""
-        objective = self.models[name].objective
-        if isinstance(objective, FullStageConfig):
-            return objective.by
-        if isinstance(objective, InBatchConfig) and objective.hard is not None:
-            return (*objective.hard.by, objective.hard.scorer)
-        return ()
-
-    def miners(self, name: str) -> tuple[str, ...]:
-        """The models that serve or score what ``name`` learns from, beside the stages before it."""
-        objective = self.models[name].objective
-        hard = objective.hard if isinstance(objective, InBatchConfig) else None
-        distils = isinstance(objective, InBatchConfig) and objective.distil is not None
-        serve = self.asked(name) if hard is None else hard.by
-        sources = {source.name: source for source in self.sources}
-        found = list[str]()
-        for who in self.asked(name):
-            source = sources.get(who)
-            model = who if source is None else source.model or source.similar
-            if source is None and who not in self.models:
-                known = [*sources, *self.models]
-                raise ValueError(
-                    f"model {name!r}: {who!r} serves nothing to learn from, it is no source or model"
-                    f"{nearest(who, known)}"
-                )
-            if model == name:
-                raise ValueError(f"model {name!r} cannot learn from what it serves itself, by {who!r}")
-            alone = who in serve and source is None
-            if alone and model_class(self.models[who].model)[0].searched() is None:
-                raise ValueError(f"model {name!r}: {who!r} cannot retrieve, it is {self.model_kind(who)}")
-            scores = source is None or source.lexical is not None or source.model is not None
-            if hard is not None and who == hard.scorer and hard.guarded and not scores:
-                raise ValueError(
-                    f"model {name!r}: the source {who!r} scores no given items; name another teacher:"
-                )
-            asked_to_score = hard is not None and who == hard.scorer and (hard.guarded or distils)
-            if asked_to_score and model is not None and self._pair(model):
-                raise ValueError(
-                    f"model {name!r}: {who!r} reads the pair fields {', '.join(self._pair(model))}, which "
-                    "mined items do not have; name another teacher:"
-                )
-            found += [] if model is None else [model]
-        return tuple(dict.fromkeys(found))
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
