@@ -14,7 +14,7 @@ from twotower.cascade.fuse import Fuse
 from twotower.cascade.fusion import NormalisedScore
 from twotower.cascade.rank import Rank
 from twotower.cascade.retrieve import Retrieve
-from twotower.cascade.stage import Stage
+from twotower.cascade.stage import Request, Stage, no_candidates
 from twotower.errors import DataError
 from twotower.evaluate.experiment import request_of
 from twotower.evaluate.task import Task
@@ -25,7 +25,8 @@ from twotower.models.base import Model
 from twotower.models.catalogue import make_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.planning.grid import depth_grid
-from twotower.pipeline.planning.quality import quality_by_depths, steady_stages
+from twotower.pipeline.planning.quality import LookedUp, quality_by_depths, steady_stages
+from twotower.types import Batch
 
 GRID = {"retrieve": [8, 20, 60, 120], "prerank": [5, 8, 33, 120], "rank": [5, 20, 33]}
 
@@ -173,3 +174,10 @@ def test_a_budget_does_not_cut_what_is_measured(
 def test_an_empty_task_is_refused(retrieve: Retrieve, task: Task) -> None:
     with pytest.raises(DataError, match="nothing to plan by"):
         quality_by_depths(Cascade(retrieve), task.take(torch.arange(0)), [{"retrieve": 5}])
+
+
+def test_scores_of_nothing_are_looked_up() -> None:
+    nothing = LookedUp(torch.empty(2, 0, dtype=torch.int64), torch.empty(2, 0), 5, "rank")
+    found = nothing.run(Request(Batch()), no_candidates(2), 5)
+    assert found.keys.shape == (2, 0)
+    assert {"rank_score", "rank_rank"} <= set(found.pair)
