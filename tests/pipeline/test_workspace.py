@@ -1,9 +1,12 @@
 """Which steps are done, and what they were made from."""
 
+import os
+import shutil
+
 import pytest
 
 from twotower.errors import StorageError
-from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
+from twotower.pipeline.workspace import Workspace, fingerprint, write_text
 
 
 @pytest.fixture
@@ -59,18 +62,44 @@ def test_fingerprints_are_of_content():
     assert fingerprint("a", "b") != fingerprint("ab")
 
 
-def test_files_are_told_apart_by_name_size_and_time(tmp_path):
-    (tmp_path / "a.csv").write_text("1")
-    before = fingerprint_of_files(tmp_path)
-    assert before == fingerprint_of_files(tmp_path)
-    (tmp_path / "a.csv").write_text("12")
-    changed = fingerprint_of_files(tmp_path)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b/c.csv").touch()
-    assert before != changed != fingerprint_of_files(tmp_path)
-    assert fingerprint_of_files(tmp_path, besides=tmp_path / "b") == changed
-    assert fingerprint_of_files(tmp_path / "a.csv")[0][1] == 2
-    assert fingerprint_of_files(tmp_path / "none") == fingerprint_of_files(None) == []
+def test_data_is_told_apart_by_names_and_content(space, tmp_path):
+    data = tmp_path / "data"
+    write_text(data / "a.csv", "1")
+    before = space.digests_of(data)
+    write_text(data / "a.csv", "2")
+    changed = space.digests_of(data)
+    write_text(data / "b/c.csv", "")
+    assert before.keys() == changed.keys() == {"a.csv"}
+    assert before != changed
+    assert space.digests_of(data) == changed | {"b/c.csv": space.digests_of(data / "b/c.csv")["c.csv"]}
+    assert space.digests_of(tmp_path / "none") == space.digests_of(None) == {}
+
+
+def test_data_copied_elsewhere_or_touched_is_the_same(space, tmp_path):
+    write_text(tmp_path / "data/a.csv", "1")
+    before = space.digests_of(tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    os.utime(tmp_path / "copy/a.csv", (1, 1))
+    assert space.digests_of(tmp_path / "copy") == before
+
+
+def test_only_what_changed_is_read_again(space, tmp_path):
+    for name in "ab":
+        write_text(tmp_path / f"data/{name}.csv", "1")
+    before = space.digests_of(tmp_path / "data")
+    times = (tmp_path / "data/a.csv").stat()
+    (tmp_path / "data/a.csv").write_text("2")
+    os.utime(tmp_path / "data/a.csv", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert space.digests_of(tmp_path / "data") == before  # size and time are as noted
+    (space.directory / "files.json").write_text("{")
+    assert space.digests_of(tmp_path / "data") != before
+
+
+def test_a_run_among_its_data_is_no_data(tmp_path):
+    space = Workspace(tmp_path / "run")
+    write_text(tmp_path / "a.csv", "1")
+    write_text(space.data / "items.parquet", "")
+    assert space.digests_of(tmp_path).keys() == {"a.csv"}
 
 
 def test_text_is_replaced_at_once(tmp_path):

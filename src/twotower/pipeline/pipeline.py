@@ -30,7 +30,7 @@ from twotower.pipeline.so_far import SoFar
 from twotower.pipeline.stages import ScoreRecipe
 from twotower.pipeline.teaching import asked, miners, teachers
 from twotower.pipeline.warm import Earlier
-from twotower.pipeline.workspace import Workspace, fingerprint, fingerprint_of_files, write_text
+from twotower.pipeline.workspace import Workspace, fingerprint, write_text
 from twotower.train.events import JsonLines, Listener, all_of, silent
 from twotower.train.run import FitResult
 
@@ -117,8 +117,7 @@ class Pipeline:
         finished = self.space.finished().get("prepare", "")
         if self.path is None and finished.startswith(rules):
             return finished
-        files = fingerprint_of_files(self.path, besides=self.space.directory)
-        return f"{rules}-{fingerprint(files, self.on_error)}"
+        return f"{rules}-{fingerprint(self.space.digests_of(self.path), self.on_error)}"
 
     # -- train -----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@
       sources/<name>.safetensors   a fitted source of candidates that is no model
       results/               report, per-query values, run and qrels files
       steps.json             what each finished step was made from
+      files.json             digests of the data's files, so that only changed ones are read for them
 """
 
 from __future__ import annotations
@@ -57,12 +58,30 @@ class Workspace:
         """Digest of the item table and the features that encode it: with a model, they make a table."""
         content = hashlib.sha256()
         for path in (self.data / "items.parquet", self.data / "features" / "features.json"):
-            try:
-                with open(path, "rb") as file:
-                    content.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+            content.update(bytes.fromhex(_digest(path)))
         return content.hexdigest()[:16]
+
+    def digests_of(self, path: Path | None) -> dict[str, str]:
+        """Content of the files below the data's ``path``, by name; the run's own files do not count.
+
+        Data that were copied, mounted anew or checked out again are the same data: only content tells. A
+        file is read when its size or time differs from what the last look at it noted.
+        """
+        if path is None:
+            return {}
+        own, notes = self.directory.resolve(), self.directory / "files.json"
+        before = _noted(notes)
+        seen: dict[str, list[Any]] = {}
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.is_file() or own in file.resolve().parents:
+                continue
+            name = file.name if file == path else file.relative_to(path).as_posix()
+            about = [file.stat().st_size, file.stat().st_mtime_ns]
+            known = before.get(name, [])
+            seen[name] = known if known[:2] == about else [*about, _digest(file)]
+        if seen != before:
+            write_text(notes, json.dumps(seen, indent=1))
+        return {name: digest for name, (*_, digest) in seen.items()}
 
     def write_recipe(self, recipe: Recipe) -> None:
         path, text = self.directory / "recipe.yaml", dump_yaml(recipe.plain())
@@ -118,17 +137,21 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def fingerprint_of_files(path: Path | None, besides: Path | None = None) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files below a path: enough to see that the data changed.
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
 
-    Files below ``besides`` do not count: a run may be kept among its data.
-    """
-    if path is None:
-        return []
-    own = None if besides is None else besides.resolve()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    files = [p for p in files if p.exists() and (own is None or own not in p.resolve().parents)]
-    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+
+def _noted(path: Path) -> dict[str, list[Any]]:
+    """Size, time and digest by name; notes that are gone or broken cost another look at the files."""
+    try:
+        noted: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return noted
 
 
 def write_text(path: Path, text: str) -> None:
