@@ -56,9 +56,7 @@ def cell(name: str, seed: int) -> dict[str, Any]:
     recipe = Recipe.load(RECIPES / f"search-{name}.yaml").model_copy(update={"seed": seed})
     pipeline = Pipeline(recipe, RUNS / f"{name}-{seed}", data=data_root() / name, say=_say)
     pipeline.prepare()
-    start = time.process_time()
     pipeline.train()
-    trained = time.process_time() - start
     cascade, task = pipeline.cascade(), pipeline.prepared.task("test")
     assert cascade is not None
     systems = prefixes(cascade)
@@ -78,7 +76,6 @@ def cell(name: str, seed: int) -> dict[str, Any]:
             after: _difference(values[after], values[before]) for before, after in itertools.pairwise(stages)
         },
         "plans": plans(pipeline, cascade, task, values[stages[-1]], seed),
-        "train_cpu_seconds": round(trained),
         "machine": machine(),
     }
 
