@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
+from twotower.memory import keep_heap
+
 Task = tuple[str, Callable[..., Any], tuple[Any, ...]]  # what it is called, and the call
 
 
@@ -19,7 +21,7 @@ def run_all(tasks: Sequence[Task], jobs: int) -> int:
     One that fails does not stop the others.
     """
     failed, started = 0, time.perf_counter()
-    with ProcessPoolExecutor(max(jobs, 1), mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(max(jobs, 1), mp_context=get_context("spawn"), initializer=_prepare) as pool:
         running = {pool.submit(call, *arguments): name for name, call, arguments in tasks}
         for number, done in enumerate(as_completed(running), 1):
             error = done.exception()
@@ -32,7 +34,9 @@ def run_all(tasks: Sequence[Task], jobs: int) -> int:
     return failed
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
+    """One thread, and memory that is kept, as the command line does it."""
+    keep_heap()
     import torch
 
     torch.set_num_threads(1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from twotower.nn.dropout import Dropout
 from twotower.nn.mlp import RowNorm, mlp
 
 
@@ -19,7 +20,7 @@ def test_is_linear_layers_with_relu_between():
 def test_what_follows_the_last_layer_is_chosen(last, kinds):
     net = mlp([5, 4, 3, 2], norm="layer", dropout=0.5, last=last)
     assert [norm.normalized_shape[0] for norm in net if isinstance(norm, nn.LayerNorm)] == kinds
-    assert sum(isinstance(layer, nn.Dropout) for layer in net) == len(kinds)
+    assert sum(isinstance(layer, Dropout) for layer in net) == len(kinds)
     assert sum(isinstance(layer, nn.ReLU) for layer in net) == len(kinds)
 
 

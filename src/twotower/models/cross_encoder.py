@@ -24,6 +24,7 @@ from twotower.data.spec import FeatureSpec, Special
 from twotower.errors import ConfigError
 from twotower.models.base import Model, pair_columns
 from twotower.nn.cost import linear_flops
+from twotower.nn.dropout import Dropout
 from twotower.nn.pair import PairShare
 from twotower.nn.text.columns import text_column
 from twotower.nn.text.config import TextConfig
@@ -83,7 +84,7 @@ class CrossEncoder(Model):
             column = column.model_copy(update={"size": column.size + 2})
         self.encoder = make_text_encoder(column, config.text, segments=2)
         self.config = config.model_copy(update={"text": self.encoder.config})
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(self.encoder.dim, 1)
         self.pair_fields = config.pair
         self.known = PairShare(len(config.pair)) if config.pair else None

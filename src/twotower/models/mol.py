@@ -35,6 +35,7 @@ from twotower.errors import ConfigError
 from twotower.models.base import masked
 from twotower.models.decoupled import Decoupled, DecoupledConfig
 from twotower.nn.cost import linear_flops
+from twotower.nn.dropout import Dropout, dropout
 from twotower.nn.embedding import Embeddings
 from twotower.nn.mlp import Norm, mlp
 from twotower.scores.mixture import component_logits, load_balance, mixing_weights, mixture
@@ -88,7 +89,7 @@ class MoL(Decoupled):
     def _tower(self, size: int) -> nn.Module:
         config = self.config
         if not config.layers:
-            return nn.Dropout(config.dropout)
+            return Dropout(config.dropout)
         return mlp([size, *config.layers], norm=config.norm, dropout=config.dropout)
 
     def _id_table(self, name: str) -> Embeddings:
@@ -139,7 +140,7 @@ class MoL(Decoupled):
             return rep
         ids = Batch({self.config.query_id: query[self.config.query_id]})
         vector = self.ids(ids if row is None else ids.take(row), [self.spec[self.config.query_id]])
-        vector = functional.dropout(vector, self.config.query_id_dropout, self.training)
+        vector = dropout(vector, self.config.query_id_dropout, self.training)
         vector = functional.normalize(vector, dim=-1) * self._scale()
         return Rep({**rep, "vectors": torch.cat([rep["vectors"], vector], dim=-2)})
 

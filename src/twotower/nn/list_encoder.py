@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from twotower.errors import ConfigError
 from twotower.nn.cost import linear_flops
+from twotower.nn.dropout import Dropout, dropout
 
 
 class ListPlaces(nn.Module):
@@ -51,7 +52,7 @@ class ListBlock(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.behind_attention = nn.LayerNorm(dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim), nn.Dropout(dropout)
+            nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim), Dropout(dropout)
         )
         self.behind_feed_forward = nn.LayerNorm(dim)
 
@@ -63,7 +64,7 @@ class ListBlock(nn.Module):
         # without dropout on its weights, attention never holds its (K, K) matrix
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         mixed = self.out(mixed.transpose(1, 2).reshape(Q, K, D))
-        x = self.behind_attention(x + functional.dropout(mixed, self.dropout, self.training))
+        x = self.behind_attention(x + dropout(mixed, self.dropout, self.training))
         out: Tensor = self.behind_feed_forward(x + self.feed_forward(x))
         return out
 

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from twotower.nn.activation import Activation, activation
+from twotower.nn.dropout import Dropout
 
 Norm = Literal["none", "layer", "batch"]
 
@@ -53,4 +54,4 @@ def behind(dim: int, *, norm: Norm, dropout: float, bend: Activation = "relu") -
         "layer": [nn.LayerNorm(dim)] if norm == "layer" else [],
         "batch": [RowNorm(dim)] if norm == "batch" else [],
     }
-    return [*norms[norm], activation(bend, dim), *([nn.Dropout(dropout)] if dropout else [])]
+    return [*norms[norm], activation(bend, dim), *([Dropout(dropout)] if dropout else [])]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.nn.dropout import Dropout, dropout
 from twotower.types import PAD
 
 
@@ -27,7 +28,7 @@ class Block(nn.Module):
             nn.Linear(dim, widen * dim),
             nn.GELU(),
             nn.Linear(widen * dim, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,9 +37,7 @@ class Block(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
         # without dropout on its weights, attention never holds its (L, L) matrix
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + functional.dropout(
-            self.out(seen.transpose(1, 2).reshape(B, L, D)), self.dropout, self.training
-        )
+        x = x + dropout(self.out(seen.transpose(1, 2).reshape(B, L, D)), self.dropout, self.training)
         out: Tensor = x + self.feed_forward(x)
         return out
 
@@ -58,7 +57,7 @@ class CausalEncoder(nn.Module):
         super().__init__()
         self.places = nn.Embedding(max_length, dim)
         nn.init.normal_(self.places.weight, std=dim**-0.5)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, widen) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
 
@@ -91,7 +90,7 @@ class CausalPooling(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.weigh = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:

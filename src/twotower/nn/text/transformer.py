@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.data.spec import Column
+from twotower.nn.dropout import Dropout, dropout
 from twotower.nn.text.config import TransformerConfig
 from twotower.nn.text.encoder import TextEncoder
 from twotower.types import PAD
@@ -29,7 +30,7 @@ class Block(nn.Module):
             nn.Linear(dim, config.widen * dim),
             nn.GELU(),
             nn.Linear(config.widen * dim, dim),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
         )
 
     def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
@@ -38,7 +39,7 @@ class Block(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (N, H, L, D / H)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         mixed = self.out(mixed.transpose(1, 2).reshape(N, L, D))
-        x = x + functional.dropout(mixed, self.dropout, self.training)
+        x = x + dropout(mixed, self.dropout, self.training)
         out: Tensor = x + self.feed_forward(x)
         return out
 
@@ -60,7 +61,7 @@ class Transformer(TextEncoder):
             nn.init.normal_(table.weight, std=config.dim**-0.5)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.dim)
 
