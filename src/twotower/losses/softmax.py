@@ -90,10 +90,10 @@ def sampled_softmax(
         logits = logits - log_q
     if item_keys is not None:
         keys = item_keys.expand_as(logits)
-        duplicate = (keys == keys.gather(1, target[:, None])) & ~positive
-        logits = logits.masked_fill(duplicate, -torch.inf)
+        duplicate = keys == keys.gather(1, target[:, None])
+        seen = duplicate if seen is None else seen | duplicate
     if seen is not None:
-        logits = logits.masked_fill(seen & ~positive, -torch.inf)
+        logits = logits.masked_fill_(seen & ~positive, -torch.inf)  # a tensor of this function alone
     if correction == "positive-free":
         if hard_negatives is not None:
             raise ConfigError(
