@@ -34,15 +34,16 @@ def opening(results: Results) -> str:
         f"{' and '.join(f'`{name}`' for name in BOTH)} ({_small()} on `{SMALL[0]}` alone); all other models "
         "on all data.\n"
         f"- **Settings**: the same search for every model, {TRIALS} trials or more on the validation part of "
-        f"`{SEARCH_DATA}`, seed 0, chosen by log loss; reused on all other data. Variants with a history and "
-        "ablations take the settings of the model they vary; a row with * had no search and takes those "
-        "every search begins with. Test parts were read once per cell."
-        f"{_one_trial(results)}\n"
+        f"`{SEARCH_DATA}`, seed 0, each to its end, chosen by log loss; reused on all other data. Variants "
+        "with a history and ablations take the settings of the model they vary; a row with * had no search "
+        "and takes those every search begins with. Test parts were read once per cell.\n"
         f"- **Training**: Adam on binary cross entropy, at most {TRAIN['epochs']} epochs, stopped by "
         f"validation log loss (patience {TRAIN['patience']}), batches of {TRAIN['batch_size']:,} "
         "(small data: 1,024)"
         + (f", weights averaged with decay {TRAIN['average']}" if "average" in TRAIN else "")
-        + "; alike for every model. What more patience would bring has a section below.\n"
+        + f"; alike for every model. {_at_the_bound(results)} (cells made before commit eebdee9 had one of "
+        "15 epochs, and stay where they stopped before it). What more patience would bring has a section "
+        "below.\n"
         "- **Capacity**: embeddings of 16, towers of 256-64, networks of 256-256; IntTower, MoL and FIT "
         "keep at most 512 bytes per item. `cold` reads all its groups, `cold-chosen` those that the paper's "
         "procedure chooses.\n"
@@ -164,16 +165,18 @@ def chosen_system(cells: list[Cell], figure: str) -> tuple[str, list[Cell]] | No
     return best, able[best]
 
 
-def _one_trial(results: Results) -> str:
-    """How many searches have no more than one trial that ran to its end."""
-    whole = [sum(t["state"] == "COMPLETE" for t in trials) for trials in results.trials.values()]
-    alone = sum(number == 1 for number in whole)
-    if not alone:
-        return ""
-    return (
-        f" In {alone} of {len(whole)} searches one trial ran to its end and all others were cut short, "
-        "so that most models have the settings every search begins with, and no other was tried to the end."
-    )
+def _at_the_bound(results: Results) -> str:
+    """How many trainings the bound on epochs ended, not patience: those might have got better still."""
+    trained = [cell for models in results.cells.values() for group in models.values() for cell in group]
+    trained = [*(t for trials in results.trials.values() for t in trials), *trained]
+    trained = [one for one in trained if one.get("epochs")]
+    return f"{sum(map(_bounded, trained))} of {len(trained)} trials and cells ended at the bound"
+
+
+def _bounded(one: Cell) -> bool:
+    """Whether the last epoch that it was allowed was the best."""
+    best = min(one["epochs"], key=lambda epoch: float(epoch["log loss"]))
+    return bool(best["epoch"] == one["recipe"]["train"]["epochs"])
 
 
 def _small() -> str:

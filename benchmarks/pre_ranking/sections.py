@@ -223,16 +223,13 @@ def search(results: Results) -> str:
     """Every trial's worth: what was chosen, and how far the trials lie apart."""
     rows = []
     for name, trials in results.trials.items():
-        whole = [t for t in trials if t["state"] == "COMPLETE"]
-        if not whole:
-            continue
-        best = min(whole, key=lambda t: float(t["log loss"]))
-        losses = values(whole, "log loss")
+        best = min(trials, key=lambda t: float(t["log loss"]))
+        losses = values(trials, "log loss")
         p = best["params"]
         rows.append(
             [
                 f"`{name}`",
-                f"{len(trials)} ({len(trials) - len(whole)})",
+                len(trials),
                 f"{best['log loss']:.4f}",
                 f"{max(losses):.4f}",
                 f"{best['AUC']:.4f}",
@@ -244,11 +241,11 @@ def search(results: Results) -> str:
         )
     if not rows:
         return ""
-    head = ["model", "trials (cut short)", "best log loss", "worst", "its AUC"]
+    head = ["model", "trials", "best log loss", "worst", "its AUC"]
     head += ["embedding decay", "dropout", "learning rate", "CPU min"]
     text = (
         "On the validation part of `ml-1m-hash`; each trial is a file in `results/pre_ranking/search`, with "
-        "the figures of every epoch. The worst is that of the trials that ran to their end."
+        "the figures of every epoch."
     )
     return f"## The search\n\n{text}\n\n" + markdown(head, rows)
 
