@@ -65,11 +65,12 @@ def test_ranking_the_catalogue_is_the_retrievers_own_order(trained, prepared):
     assert torch.equal(best_of_catalogue(retrieve.model, prepared.items, task, 10), found.keys)
 
 
-def test_a_late_model_learns_to_rank_the_catalogue_from_sequences(tiny):
+@pytest.mark.parametrize("objective", ["{kind: sampled, negatives: 20}", "{kind: full-softmax}"])
+def test_a_late_model_learns_to_rank_the_catalogue_from_sequences(tiny, objective):
     plain = tiny(
         "models.retriever.model=mol",
         "models.retriever.config.layers=[]",
-        "models.retriever.objective={kind: sampled, negatives: 20}",
+        f"models.retriever.objective={objective}",
         "models.retriever.train.epochs=1",
     )
     plain |= {"models": {"retriever": plain["models"]["retriever"]}, "cascade": []}  # it may not retrieve

@@ -27,6 +27,16 @@ def two_tower(**more):
     return make_model("two-tower", SPEC, {"embedding": 4, "layers": [6], "history": {"kind": "mean"}, **more})
 
 
+def late(name):
+    torch.manual_seed(1)
+    own = {
+        "int-tower": {"layers": [6], "heads": 2, "head_dim": 3},
+        "mol": {"layers": [6], "query_vectors": 2, "item_vectors": 2, "dim": 3, "gate_dropout": 0.0},
+        "fit": {"layers": [6], "heads": 2, "head_dim": 3, "metas": 2},
+    }
+    return make_model(name, SPEC, {"embedding": 4, "history": {"kind": "mean"}, **own[name]})
+
+
 def dcn(**more):
     torch.manual_seed(1)
     model = make_model("dcn-v2", SPEC, {"embedding": 4, "layers": [8], "dropout": 0.0, **more})

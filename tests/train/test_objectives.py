@@ -23,6 +23,7 @@ from .objective_world import (
     N,
     dcn,
     events,
+    late,
     lists,
     sequences,
     two_tower,
@@ -165,6 +166,21 @@ def test_full_softmax_is_the_naive_one_over_all_trained_items(examples):
     same(loss, naive_softmax(model, positives, all_of, lambda c: 0.0, examples.weights), model)
 
 
+@BATCHES
+@pytest.mark.parametrize("tile", [1, 1 << 28])
+@pytest.mark.parametrize("name", ["int-tower", "mol", "fit"])
+def test_full_softmax_of_late_models_is_the_naive_one_too(examples, tile, name, monkeypatch):
+    monkeypatch.setattr("twotower.train.softmax.TILE_FLOPS", tile)  # row by row, or all at once
+    model = late(name)
+    loss = make_objective(FullSoftmaxConfig(), ITEMS, COUNTS, SEED)(model, examples)["softmax"]
+    positives = flat(examples)
+
+    def all_of(t):
+        return [positives[t][1], *(c for c in TRAINED if c != positives[t][1])]
+
+    same(loss, naive_softmax(model, positives, all_of, lambda c: 0.0, examples.weights), model)
+
+
 @pytest.mark.parametrize("pair", [[], ["retrieve_score"]])
 def test_lists_is_cross_entropy_with_the_labels_of_each_list(pair):
     model, examples = dcn(pair=pair).eval(), lists()
@@ -286,8 +302,8 @@ def test_pointwise_without_labels_is_refused():
         make_objective(PointwiseConfig(), ITEMS, COUNTS, SEED)(two_tower(), unlabelled)
 
 
-def test_full_softmax_refuses_what_is_no_dot_product():
-    with pytest.raises(ConfigError, match="DCNv2 is 'joint'"):
+def test_full_softmax_refuses_what_has_no_two_towers():
+    with pytest.raises(ConfigError, match=r"DCNv2 \(joint\) is not made for"):
         make_objective(FullSoftmaxConfig(), ITEMS, COUNTS, SEED)(dcn(), events())
 
 

@@ -22,11 +22,15 @@ from twotower.errors import ConfigError
 from twotower.losses.full_softmax import full_softmax, tiled_softmax
 from twotower.losses.logq import StreamingLogQ
 from twotower.losses.pairwise import bpr
+from twotower.losses.scored_softmax import scored_softmax
 from twotower.losses.softmax import sampled_softmax
 from twotower.models.base import Model, SequenceModel
 from twotower.train.lists import Distil
 from twotower.train.objective import Objective
 from twotower.types import NO_ITEM, Batch, Rep
+
+TILE_FLOPS = 1 << 28
+"""Of a late model's scores that are held at once: some tens of megabytes, milliseconds of work."""
 
 
 class HardConfig(Mining):
@@ -271,12 +275,24 @@ class FullSoftmax(_Softmax):
         self.place[self.trained] = torch.arange(len(self.trained))
 
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
-        if model.kind != "dot":
-            raise ConfigError(f"full-softmax needs a dot model; {type(model).__name__} is {model.kind!r}")
+        if model.kind in ("joint", "list") or model.pair_fields:
+            raise ConfigError(
+                f"full-softmax scores the whole catalogue, which {type(model).__name__} ({model.kind}) is "
+                "not made for; train it pointwise, on sampled negatives or on lists"
+            )
         query, keys, weights = self.positives(model, examples)
         item = self.encode(model, self.trained.to(keys.device))
         target = self.place[keys.cpu()].to(keys.device)
-        loss = full_softmax(query["vector"], item["vector"], target, weight=weights)
+        if model.kind == "dot":
+            loss = full_softmax(query["vector"], item["vector"], target, weight=weights)
+        else:
+            rows = max(1, TILE_FLOPS // max(1, model.flops_per_pair * len(self.trained)))
+            loss = scored_softmax(
+                lambda some: model.score(Rep((n, t[some]) for n, t in query.items()), item),
+                target,
+                rows,
+                weights,
+            )
         return {
             "softmax": loss,
             **self.penalties(model, query, item, lambda: same(keys, self.trained.to(keys.device))),
