@@ -40,7 +40,7 @@ def own_random_numbers():
 def test_only_matrices_decay_unless_tables_are_asked_for():
     def decays(**settings):
         optimizer = Optimizer(Net(sparse=False), TrainSettings(**settings))
-        groups = [group for part, _ in optimizer._parts for group in part.param_groups]
+        groups = [group for part in optimizer._parts for group in part.param_groups]
         names = {id(p): name for name, p in optimizer.parameters}
         return {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
 
@@ -90,8 +90,47 @@ def test_untouched_rows_of_sparse_tables_stay(kind):
 def test_the_schedule_scales_both_learning_rates():
     optimizer = Optimizer(Net(), TrainSettings(learning_rate=0.01, table_learning_rate=0.4))
     optimizer.step(0.5)
-    rates = {name: part.param_groups[0]["lr"] for name, (part, _) in zip("dt", optimizer._parts, strict=True)}
+    rates = {name: part.param_groups[0]["lr"] for name, part in zip("dt", optimizer._parts, strict=True)}
     assert rates == {"d": 0.005, "t": 0.2}
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "adagrad"])
+def test_parameters_may_have_a_rate_of_their_own_by_how_their_names_begin(kind):
+    """Against one optimizer of torch per rate; the longest beginning counts, whole words of it."""
+    rates = {"out": 0.1, "out.bias": 0.02, "no": 5.0}
+    model, reference = Net(sparse=False), Net(sparse=False)
+    with pytest.raises(ConfigError, match=r"no dense parameter begins with 'no'; did you mean 'norm'\?"):
+        Optimizer(model, TrainSettings(optimizer=kind, learning_rates=rates))
+    del rates["no"]
+    ours = Optimizer(model, TrainSettings(optimizer=kind, learning_rate=0.01, learning_rates=rates))
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}[kind]
+    others = [*reference.table.parameters(), *reference.norm.parameters()]
+    more = {} if kind == "adagrad" else {"weight_decay": 0.0}
+    theirs = [
+        (make(parameters, lr=rate, **more), rate)
+        for parameters, rate in ((others, 0.01), ([reference.out.weight], 0.1), ([reference.out.bias], 0.02))
+    ]
+    for rows, factor in ((torch.tensor([1, 2]), 1.0), (torch.tensor([2, 5]), 0.5)):
+        gradients(model, rows)
+        gradients(reference, rows)
+        ours.step(factor)
+        for one, rate in theirs:
+            one.param_groups[0]["lr"] = rate * factor
+            one.step()
+    for mine, other in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_rates_by_name_are_for_dense_parameters_of_optimizers_that_take_rates():
+    with pytest.raises(ConfigError, match="tables with sparse: true learn by table_learning_rate"):
+        Optimizer(Net(), TrainSettings(learning_rates={"table": 0.1}))
+    with pytest.raises(ConfigError, match="leave learning_rates out"):
+        Optimizer(Net(), TrainSettings(optimizer="ftrl", learning_rates={"out": 0.1}))
+
+
+def test_settings_without_rates_by_name_say_nothing_of_them():
+    assert "learning_rates" not in TrainSettings().plain()
+    assert TrainSettings(learning_rates={"head": 1e-3}).plain()["learning_rates"] == {"head": 1e-3}
 
 
 @pytest.mark.parametrize("kind", ["rowwise_adagrad", "sparse_adam", "ftrl"])
@@ -140,7 +179,7 @@ def test_ftrl_penalises_matrices_and_tables_but_no_bias():
     )
     found = {
         name: (group["beta"], group["l1"], group["l2"])
-        for part, _ in optimizer._parts
+        for part in optimizer._parts
         for group in part.param_groups
         for name, parameter in optimizer.parameters
         if any(parameter is p for p in group["params"])

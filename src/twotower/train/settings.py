@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field as Option
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from twotower.config import Config
 
@@ -41,6 +48,11 @@ class TrainSettings(Config):
 
     optimizer: Literal["adam", "adamw", "adagrad", "ftrl"] = "adam"
     learning_rate: PositiveFloat = 1e-3
+    learning_rates: dict[str, PositiveFloat] = Option(
+        {},
+        description="other rates, by how the names of parameters begin: {head: 1.0e-3} lets what begins at "
+        "zero move while a pretrained encoder hardly does",
+    )
     weight_decay: NonNegativeFloat = Option(
         0.0, description="matrices only: never biases, norms, embedding tables"
     )
@@ -82,6 +94,11 @@ class TrainSettings(Config):
     report_every_s: NonNegativeFloat = 1.0
     checkpoint_every_s: NonNegativeFloat = 300.0
     checkpoint_every_steps: PositiveInt | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was trained before there was this key keeps its fingerprint."""
+        return {name: value for name, value in plain(self).items() if name != "learning_rates" or value}
 
     def minimises(self, metric: str) -> bool:
         """Whether lower values of ``metric`` are better: as told, or by its name."""
