@@ -9,7 +9,8 @@
     python -m benchmarks.pre_ranking tsne
     python -m benchmarks.pre_ranking page                    # docs/benchmarks, from the files that are there
 
-The data root is the folder that TWOTOWER_DATA names. The other parts of the page are commands of their own:
+A cell whose settings the search has changed since is made again. The data root is the folder that
+TWOTOWER_DATA names. The other parts of the page are commands of their own:
 `benchmarks.pre_ranking.replication`, and `benchmarks.pre_ranking.learning`.
 """
 
@@ -83,7 +84,7 @@ def _run_all_steps() -> None:
 def _tasks(options: argparse.Namespace) -> list[Task]:
     """What is missing of the search, of the cells, or of the runs with more patience."""
     from benchmarks.pre_ranking import patience
-    from benchmarks.pre_ranking.cells import cell_path, run_cell
+    from benchmarks.pre_ranking.cells import cell_path, is_made, run_cell
     from benchmarks.pre_ranking.data import DATA
     from benchmarks.pre_ranking.models import MODELS
     from benchmarks.pre_ranking.search import search, trials_of
@@ -110,7 +111,7 @@ def _tasks(options: argparse.Namespace) -> list[Task]:
         for seed in options.seeds
         for model in options.models
         if (MODELS[model].is_asked(data, DATA[data]) or (named and MODELS[model].fits(DATA[data])))
-        and not cell_path(data, model, seed).exists()
+        and not is_made(data, model, seed, not options.untuned)
     ]
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
-from benchmarks.pre_ranking.data import prepared_for
-from benchmarks.pre_ranking.files import RESULTS, write_arrays, write_json
+from benchmarks.pre_ranking.data import DATA, prepared_for
+from benchmarks.pre_ranking.files import RESULTS, read_json, write_arrays, write_json
 from benchmarks.pre_ranking.groups import recipe_on
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, best
@@ -36,6 +36,21 @@ STEP = 1 / 64  # of a kept logit: moves an AUC of a million pairs by less than 1
 
 def cell_path(data: str, model: str, seed: int) -> Any:
     return RESULTS / data / f"{model}-{seed}.json"
+
+
+def is_made(data: str, model: str, seed: int, tuned: bool = True) -> bool:
+    """Whether the cell is there and need not be made again, see `is_stale`."""
+    path = cell_path(data, model, seed)
+    return path.exists() and not is_stale(read_json(path), best(model)["params"] if tuned else FIRST)
+
+
+def is_stale(cell: dict[str, Any], params: dict[str, float]) -> bool:
+    """Whether the search has chosen other settings since, or a lower bound on epochs ended the training."""
+    about, then = MODELS[cell["model"]], cell["recipe"]["train"]
+    now = about.recipe(params, DATA[cell["data"]])["train"]
+    read = ["learning_rate", "embedding_weight_decay"] + ["dropout"] * about.reads_dropout
+    changed = about.searched and any(cell["params"][name] != params[name] for name in read)
+    return changed or cell["best_epoch"] == then["epochs"] < now["epochs"]
 
 
 def run_cell(data: str, model: str, seed: int, tuned: bool = True) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) are not installed")
 
 from benchmarks.pre_ranking import search as searching
+from benchmarks.pre_ranking.cells import is_stale
 from benchmarks.pre_ranking.data import DATA, draw_times, recipe_of
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
@@ -80,3 +81,29 @@ def test_every_competitor_makes_a_valid_recipe(name: str) -> None:
     recipe = recipe_of("ml-1m-hash", MODELS[name].recipe(FIRST, DATA["ml-1m-hash"]), seed=3)
     assert recipe.models["model"].train.learning_rate == FIRST["learning_rate"]
     assert MODELS[name].tuned_as is None or MODELS[name].tuned_as in MODELS
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "best_epoch", "bound", "stale"),
+    [
+        ("two-tower", {}, 4, 40, False),
+        ("two-tower", {"embedding_weight_decay": 3e-4}, 4, 40, True),
+        ("two-tower", {"dropout": 0.4}, 4, 40, True),
+        ("logistic-regression", {"dropout": 0.4}, 4, 40, False),  # it reads none
+        ("click-rate", {"learning_rate": 3e-3}, 4, 40, False),  # nothing is searched
+        ("two-tower", {}, 14, 15, False),  # it stopped by itself
+        ("two-tower", {}, 15, 15, True),
+        ("two-tower", {}, 40, 40, False),
+    ],
+)
+def test_a_cell_is_stale_by_its_settings_or_a_bound_that_has_moved(
+    model: str, params: dict[str, float], best_epoch: int, bound: int, stale: bool
+) -> None:
+    cell = {
+        "model": model,
+        "data": "ml-1m-hash",
+        "params": FIRST | params,
+        "best_epoch": best_epoch,
+        "recipe": {"train": {"epochs": bound}},
+    }
+    assert is_stale(cell, FIRST) == stale
