@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from twotower.cascade.cascade import Cascade
 from twotower.cascade.rank import Rank
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
@@ -50,6 +51,20 @@ def test_a_plan_says_what_it_chose_and_why(plan: Plan) -> None:
         "Chosen: retrieve",
     ):
         assert word in text
+
+
+def test_it_says_what_the_cascade_is_worth_without_its_last_stage(plan: Plan, trained) -> None:
+    """Against the shorter cascade, answering the same queries."""
+    pipeline, survey = trained.pipeline, plan.survey
+    task, _ = validation_task(pipeline.prepared, "fresh", 2000, 0)
+    first = planned_cascade(pipeline, survey.now.depths).stages[0]
+    found, _ = Cascade(first)(replace(request_of(task), depths={first.name: 10}))
+    own = task.measure(found.keys, ["nDCG@10"])["nDCG@10"]
+    less = float(own.mean()) - survey.now.quality
+    (note,) = [note for note in survey.notes if note.startswith("without")]
+    assert note.startswith(f"without rank: nDCG@10 {own.mean():.4f} ({less:+.4f} [")
+    milliseconds = survey.costs.lines["retrieve"]["-"](10) + survey.costs.around_ms
+    assert note.endswith(f"in {milliseconds:.3g} of its {survey.now.ms:.3g} ms")
 
 
 def test_a_plan_is_kept_as_json(plan: Plan, tmp_path: Path) -> None:

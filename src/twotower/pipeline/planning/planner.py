@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.rank import Rank
 from twotower.errors import ConfigError
 from twotower.evaluate.experiment import request_of
+from twotower.evaluate.task import Task
 from twotower.index.item_table import Encode
 from twotower.metrics.ranking import Measure
+from twotower.metrics.significance import paired_bootstrap
 from twotower.models.base import Model
 from twotower.pipeline.assembly import at_depths
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.planning.choice import Point, points_of
-from twotower.pipeline.planning.costs import Clock, measure_costs
+from twotower.pipeline.planning.choice import SAMPLES, Point, points_of
+from twotower.pipeline.planning.costs import Clock, Costs, measure_costs
 from twotower.pipeline.planning.grid import depth_grid, levels_of, sources_of
 from twotower.pipeline.planning.plan import Survey
 from twotower.pipeline.planning.quality import quality_by_depths, steady_stages
@@ -87,7 +92,9 @@ def survey_run(
         f"ms: medians of {rounds} single requests, {time}; misfit is of the line, at its worst depth",
         *costs.doubts,
     ]
-    return Survey(tuple(points), values, _of_recipe(points, cascade), costs, measure, tuple(notes))
+    now = _of_recipe(points, cascade)
+    notes += _shorter(cascade, task, measure, costs, now, values[now.row])
+    return Survey(tuple(points), values, now, costs, measure, tuple(notes))
 
 
 def planned_cascade(
@@ -123,6 +130,31 @@ def encoder(prepared: Prepared) -> Callable[[Model], Encode]:
     """What builds an item table of any model of the run."""
     items = prepared.items
     return lambda model: lambda keys: model.encode_item(items.take(keys))
+
+
+def _shorter(
+    cascade: Cascade, task: Task, measure: str, costs: Costs, now: Point, values: Tensor
+) -> list[str]:
+    """What the recipe's plan is worth without its last scoring stages: depths say nothing of that.
+
+    ``values`` (Q,) are those of the whole plan.
+    """
+    notes, last = [], cascade.stages[-1]
+    for end in range(len(cascade.stages) - 1, 0, -1):
+        if not isinstance(cascade.stages[end], Rank):
+            break  # rules and the like are there for other reasons
+        kept, gone = cascade.stages[:end], " and ".join(stage.name for stage in cascade.stages[end:])
+        names = {*sources_of(cascade), *(stage.name for stage in kept)}
+        depths = {name: k for name, k in now.depths.items() if name in names} | {kept[-1].name: last.k}
+        shorter = replace(costs, lines={name: own for name, own in costs.lines.items() if name in names})
+        own = quality_by_depths(Cascade(*kept), task, [depths], measure)[0]
+        gain = paired_bootstrap(own, values, samples=SAMPLES)
+        notes.append(
+            f"without {gone}: {measure} {own.mean():.4f} ({gain.mean:+.4f} [{gain.low:+.4f}, "
+            f"{gain.high:+.4f}] against the recipe's plan) in {shorter.ms(depths, now.stores):.3g} of its "
+            f"{now.ms:.3g} ms"
+        )
+    return notes
 
 
 def _of_recipe(points: Sequence[Point], cascade: Cascade) -> Point:
