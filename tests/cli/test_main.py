@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
 
 import polars as pl
@@ -216,6 +217,11 @@ def test_schema_proposes_what_a_recipe_takes(twotower, tmp_path):
     found = yaml.safe_load(proposal)
     schema = Schema.parse(found.get("schema", found))
     assert (schema.query, schema.item, schema.time) == ("user", "ad", "at")
+
+
+def test_the_package_runs_as_the_command():
+    done = subprocess.run([sys.executable, "-m", "twotower", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[-1]) == (0, __version__)
 
 
 def test_version_and_help(twotower):
