@@ -95,6 +95,7 @@ def _without(
     )
 
 
+CLICK_RATE = Competitor("click-rate", True, searched=False, objective="counts")
 TWO_TOWER = Competitor("two-tower", True, TOWERS)
 INT_TOWER = Competitor("int-tower", True, TOWERS | HEADS)
 DAT = Competitor("dat", True, TOWERS, category=True)
@@ -106,7 +107,14 @@ DCN_V2 = Competitor("dcn-v2", False, DEEP)
 COLD = Competitor("cold", False, DEEP | {"norm": "none"}, crosses=True)
 
 ALL: dict[str, Competitor] = {
-    "click-rate": Competitor("click-rate", True, searched=False, objective="counts"),
+    "click-rate": CLICK_RATE,
+    "click-rate-month": replace(
+        CLICK_RATE,
+        config={"half_life": 30 * 86400.0},
+        tuned_as="click-rate",
+        varied_on=("ml-1m-time",),
+        note="half-life of 30 days",
+    ),
     # pre-rankers: an item is a vector or a few
     "two-tower": TWO_TOWER,
     "dat": DAT,
