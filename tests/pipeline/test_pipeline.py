@@ -257,6 +257,14 @@ def test_a_ranker_that_scores_only_candidates_cannot_learn_by_softmax(tiny, tmp_
         pipeline.train()
 
 
+def test_a_rate_of_no_parameter_is_refused_before_anything_is_trained(tiny, tmp_path):
+    pipeline, said = open_with(tmp_path, tiny("models.ranker.train.learning_rates={hed: 0.1}"))
+    pipeline.prepare()
+    with pytest.raises(ConfigError, match="'ranker': learning_rates: no dense parameter begins with 'hed'"):
+        pipeline.train()
+    assert not any("training" in line for line in said)
+
+
 MIXED = "history.events=all"
 
 

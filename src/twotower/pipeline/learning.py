@@ -36,6 +36,7 @@ from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
 from twotower.train.lists import FullStageConfig, ListsConfig
 from twotower.train.objectives import CountsConfig, make_objective
+from twotower.train.optimizers import Optimizer
 from twotower.train.protocols import BatchSource
 from twotower.train.softmax import InBatchConfig, SampledConfig
 from twotower.types import Batch, Rep
@@ -78,6 +79,17 @@ def train_model(
     settings = about.train.model_copy(update={"seed": recipe.seed})
     result = fit(model, batches, objective, settings, validate=validate, directory=directory, events=events)
     return model.cpu().eval(), result
+
+
+def check_rates(prepared: Prepared, name: str) -> None:
+    """Refuse learning rates by names that no parameter of the model has."""
+    about = prepared.recipe.models[name]
+    if about.train.learning_rates:
+        model = make_model(about.model, prepared.spec(about.features), about.config)
+        try:
+            Optimizer(model, about.train)
+        except ConfigError as error:
+            raise ConfigError(f"model {name!r}: {error}") from None
 
 
 def known_positives(prepared: Prepared, name: str) -> Judged | None:

@@ -21,7 +21,7 @@ from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.evaluation import Evaluation
 from twotower.pipeline.inspection import read_json
-from twotower.pipeline.learning import train_model
+from twotower.pipeline.learning import check_rates, train_model
 from twotower.pipeline.mining import mined_for, mining_sources, served_by
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
@@ -130,8 +130,10 @@ class Pipeline:
         so_far = SoFar(
             self.recipe, self.space, self._prepared, self.assembly.stage, self._train_mark, self.say
         )
-        models = {}
-        for name in training_order(self.recipe):
+        order, models = training_order(self.recipe), {}
+        for name in order:
+            check_rates(self.prepared, name)  # before the models in front of it have taken their hours
+        for name in order:
             models[name] = self._train_one(name)
             so_far.after(name)
         return models
