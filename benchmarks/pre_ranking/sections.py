@@ -229,7 +229,7 @@ def search(results: Results) -> str:
         rows.append(
             [
                 f"`{name}`",
-                len(trials),
+                str(len(trials)),
                 f"{best['log loss']:.4f}",
                 f"{max(losses):.4f}",
                 f"{best['AUC']:.4f}",

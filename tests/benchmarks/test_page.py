@@ -15,6 +15,7 @@ from benchmarks.pre_ranking.files import write_arrays, write_json
 from benchmarks.pre_ranking.learning_section import learning
 from benchmarks.pre_ranking.opening import chosen_system
 from benchmarks.pre_ranking.results import Results
+from benchmarks.pre_ranking.search import FIRST
 
 from twotower.metrics.rating import auc
 
@@ -49,6 +50,20 @@ def results(tmp_path):
                 "machine": about,
             }
             write_json(folder / f"{model}-{seed}.json", cell)
+    for number, (loss, last) in enumerate(((0.35, 14), (0.34, 40))):  # the second ends at the bound
+        trial = {
+            "model": "two-tower",
+            "number": number,
+            "params": FIRST,
+            "log loss": loss,
+            "AUC": 0.9,
+            "epochs": [{"epoch": epoch, "log loss": 1 - epoch / 100} for epoch in range(1, last + 1)],
+            "seconds": 130,
+            "cpu_seconds": 120,
+            "recipe": {"train": {"epochs": 40}},
+            "machine": about,
+        }
+        write_json(tmp_path / "results" / "search" / f"two-tower-{number}.json", trial)
     write_json(
         tmp_path / "results" / "learning" / "a-1.json",
         {"data": "synthetic", "system": "exposures", "seed": 1, "metrics": {"kept@100": 0.625}},
@@ -73,6 +88,8 @@ def test_the_page_says_what_is_there_and_what_is_not(results, tmp_path):
     assert "| `two-tower` | 0.8353 ± 0.0010 | 0.3667 ± 0.0000 |" in text
     assert "| IntTower without a history | AUC ≥ 0.8995 | `int-tower` | 0.9020 ± 0.0010, " in text
     assert "| `exposures` | 0.6250 | 1 |" in text
+    assert "| `two-tower` | 2 | 0.3400 | 0.3500 | 0.9000 | 1.0e-04 | 0.2 | 0.006 | 4 |" in text
+    assert "1 of 2 trials and cells ended at the bound" in text
     assert "| *the retriever's order* | 0.7500 | - |" in text
     assert re.search(r"\| `int-tower` \| 0\.\d{4} ± 0\.0000 \| 3 \|", text)
     assert re.search(r"IntTower beats the two-tower \| IntTower \| \+0\.\d{4} \[\+", text)
