@@ -61,10 +61,13 @@ def test_it_says_what_the_cascade_is_worth_without_its_last_stage(plan: Plan, tr
     found, _ = Cascade(first)(replace(request_of(task), depths={first.name: 10}))
     own = task.measure(found.keys, ["nDCG@10"])["nDCG@10"]
     less = float(own.mean()) - survey.now.quality
-    (note,) = [note for note in survey.notes if note.startswith("without")]
+    (note,) = survey.shorter
     assert note.startswith(f"without rank: nDCG@10 {own.mean():.4f} ({less:+.4f} [")
     milliseconds = survey.costs.lines["retrieve"]["-"](10) + survey.costs.around_ms
     assert note.endswith(f"in {milliseconds:.3g} of its {survey.now.ms:.3g} ms")
+    assert f"- {note}" in str(plan)
+    with pytest.raises(ConfigError, match=r"no plan takes at most 1e-06 ms.*; without rank: nDCG@10"):
+        survey.plan(Limits(ms=1e-6))
 
 
 def test_a_plan_is_kept_as_json(plan: Plan, tmp_path: Path) -> None:

@@ -29,11 +29,21 @@ class Survey:
     costs: Costs
     measure: str
     notes: tuple[str, ...] = ()
+    shorter: tuple[str, ...] = ()  # what the cascade is worth without its last ranking stages
 
     def plan(self, limits: Limits | None = None) -> Plan:
-        """Choose, as `twotower.pipeline.planning.choice.choose` does; for as many limits as one likes."""
+        """Choose, as `twotower.pipeline.planning.choice.choose` does; for as many limits as one likes.
+
+        Raises
+        ------
+        ConfigError
+            No plan is within the limits; says what the nearest one, and what a shorter cascade would take.
+        """
         limits = limits or Limits()
-        return Plan(self, limits, choose(self.points, self.values, limits))
+        try:
+            return Plan(self, limits, choose(self.points, self.values, limits))
+        except ConfigError as error:
+            raise ConfigError("; ".join([str(error), *self.shorter])) from None
 
 
 @dataclass(frozen=True)
@@ -124,13 +134,13 @@ class Plan:
                     for name, lines in self.survey.costs.lines.items()
                 },
             },
-            "notes": list(self.survey.notes),
+            "notes": [*self.survey.notes, *self.survey.shorter],
         }
 
     def __str__(self) -> str:
         chosen, best, now = self.choice.point, self.choice.best, self.survey.now
         lines = ["What a stage costs", self._cost_table().text(), "", "Plans", self._plan_table().text(), ""]
-        lines += [f"- {note}" for note in self.survey.notes]
+        lines += [f"- {note}" for note in (*self.survey.notes, *self.survey.shorter)]
         depths = ", ".join(f"{name} {k}" for name, k in chosen.depths.items())
         stores = ", ".join(f"{name} {store}" for name, store in chosen.stores.items())
         why = f"Chosen: {depths}" + (f", items stored as {stores}" if stores else "")

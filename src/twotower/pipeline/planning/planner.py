@@ -93,8 +93,8 @@ def survey_run(
         *costs.doubts,
     ]
     now = _of_recipe(points, cascade)
-    notes += _shorter(cascade, task, measure, costs, now, values[now.row])
-    return Survey(tuple(points), values, now, costs, measure, tuple(notes))
+    shorter = _shorter(cascade, task, measure, costs, now, values[now.row])
+    return Survey(tuple(points), values, now, costs, measure, tuple(notes), tuple(shorter))
 
 
 def planned_cascade(
