@@ -45,5 +45,12 @@ def test_a_seed_decides_and_an_unused_one_changes_nothing():
     assert dropout(x, 0.0, training=True) is x
 
 
+def test_the_highest_share_still_keeps_some():
+    torch.manual_seed(0)
+    out = dropout(torch.ones(2_000_000), 0.999999, training=True)
+    assert out.isfinite().all()
+    assert (out != 0).any()
+
+
 def test_half_precision_stays_half_precision():
     assert dropout(torch.ones(100, dtype=torch.bfloat16), 0.5, training=True).dtype == torch.bfloat16

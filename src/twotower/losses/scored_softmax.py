@@ -20,12 +20,12 @@ def scored_softmax(
 ) -> Tensor:
     """Cross entropy over the whole catalogue of what ``score`` says of some rows and all items.
 
-    | input     | shape           | meaning                                       |
-    |-----------|-----------------|-----------------------------------------------|
-    | score     | rows -> (t, N)  | scores of a slice of the T rows with all items |
-    | target    | (T,)            | column of each row's positive                 |
-    | tile_rows |                 | rows whose scores are held at once            |
-    | weight    | (T,)            | weight of each row in the mean, default 1     |
+    | input     | shape          | meaning                                        |
+    |-----------|----------------|------------------------------------------------|
+    | score     | rows -> (t, N) | scores of a slice of the T rows with all items |
+    | target    | (T,)           | column of each row's positive                  |
+    | tile_rows |                | rows whose scores are held at once             |
+    | weight    | (T,)           | weight of each row in the mean, default 1      |
 
     Nothing of a tile is kept for the way back but what ``score`` was given: each is scored once more there.
 
@@ -39,6 +39,6 @@ def scored_softmax(
     def losses(rows: slice) -> Tensor:
         return functional.cross_entropy(score(rows).float(), target[rows], reduction="none")
 
-    tiles = [slice(start, start + tile_rows) for start in range(0, len(target), tile_rows)]
+    tiles = [slice(start, start + tile_rows) for start in range(0, max(1, len(target)), tile_rows)]
     each = [checkpoint(losses, rows, use_reentrant=False) for rows in tiles]
     return weighted_mean(torch.cat(each), weight)

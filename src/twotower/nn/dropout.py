@@ -1,4 +1,4 @@
-"""Dropout whose mask is drawn in bits: on a CPU, drawing is a quarter of what training a tower costs.
+"""Dropout whose mask is drawn in bits: on a CPU, PyTorch's own is a quarter of what training a tower costs.
 
 Srivastava et al. 2014, inverted: what is kept grows by 1 / (1 - p). PyTorch draws one Bernoulli number per
 entry, here each 64 random bits decide four entries, so p is a multiple of 1/65536.
@@ -33,7 +33,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return functional.dropout(x, p)
-    dropped = round(p * _LEVELS)
+    dropped = min(round(p * _LEVELS), _LEVELS - 1)
     kept = _draw(x.numel()) >= dropped - _LEVELS // 2
     return x * kept.view(x.shape).to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
