@@ -30,9 +30,10 @@ DEPTHS = {"retrieve": [10, 20, 30, 60]}
 @pytest.fixture(scope="module")
 def plan(trained) -> Plan:
     said: list[str] = []
-    plan = survey_run(trained.directory, depths=DEPTHS, rounds=2, say=said.append).plan(Limits(rule="best"))
+    survey = survey_run(trained.directory, depths=DEPTHS, rounds=20, say=said.append)
     assert any("4 depths" in line for line in said)
-    return plan
+    assert said[-2:] == ["  10 of 20 rounds", "  20 of 20 rounds"]
+    return survey.plan(Limits(rule="best"))
 
 
 def test_a_plan_says_what_it_chose_and_why(plan: Plan) -> None:

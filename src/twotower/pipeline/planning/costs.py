@@ -124,10 +124,12 @@ def measure_costs(
     warm_up: int = 5,
     clock: Clock = "wall",
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Costs:
     """Time single requests at several ``levels``, each a depth for every stage, and fit the lines.
 
     Round after round takes the next query of ``request``; the first ``warm_up`` are not counted.
+    ``progress(done, total)`` is called with the rounds that are.
 
     Raises
     ------
@@ -166,6 +168,8 @@ def measure_costs(
                 around.append(whole - sum(stage.took_ms for stage in timed))
                 for stage in timed:
                     took[stage.name, stage.store][stage.given].append(stage.took_ms)
+            if progress is not None and number >= warm_up:
+                progress(number + 1 - warm_up, rounds)
     lines = {
         name: {store: _line(took[name, store]) for store in own}
         for name, own in _with_sources(variants).items()

@@ -31,6 +31,8 @@ from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.untaught import validation_task
 
 Say = Callable[[str], None]
+TOLD = 10
+"""After so many rounds one hears of them."""
 
 
 def survey_run(
@@ -82,7 +84,13 @@ def survey_run(
     with tempfile.TemporaryDirectory(prefix="twotower-plan-") as scratch:
         variants = variants_of(cascade, encoder(prepared), Path(scratch))
         costs = measure_costs(
-            variants, request_of(task), levels_of(grid), rounds=rounds, clock=clock, seed=seed
+            variants,
+            request_of(task),
+            levels_of(grid),
+            rounds=rounds,
+            clock=clock,
+            seed=seed,
+            progress=lambda done, total: say(f"  {done} of {total} rounds") if done % TOLD == 0 else None,
         )
     points = points_of(costs, grid, values)
     time = "time of one thread" if clock == "cpu" else "wall time on one thread"
