@@ -2,11 +2,14 @@
 
     python -m benchmarks.search_cascade                      # SciFact and NFCorpus, seed 0; an hour each
     python -m benchmarks.search_cascade nfcorpus --seeds 1 2
+    python -m benchmarks.search_cascade nfcorpus --late 1 2  # other seeds of late interaction alone
 
 The recipes ``recipes/search-<collection>.yaml`` as they stand: BM25 and a bi-encoder, late interaction, a
 cross-encoder. Test queries are answered by each source alone and by the first one, two and three stages;
 single requests take turns, CPU time of one thread. Then the planner is given shares of the time that the
 recipe's own depths take, on validation queries, and its plans answer the test queries too.
+
+``--late`` trains the late interaction alone with other seeds, behind the first stage of seed 0.
 
 Data are read below ``TWOTOWER_DATA``; trained models stay in ``runs/search_cascade``, and an interrupted
 training goes on. A cell that is there is not made again.
@@ -21,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +35,13 @@ from benchmarks.machine import RESULTS, machine, write_result
 from benchmarks.text.collection import data_root
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.fuse import Fuse
+from twotower.cascade.rank import Rank
 from twotower.evaluate.experiment import joined, request_of
 from twotower.evaluate.latency import one_thread
 from twotower.evaluate.task import Task
 from twotower.memory import keep_heap
 from twotower.metrics.significance import paired_bootstrap
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.planning.choice import Limits
 from twotower.pipeline.planning.planner import planned_cascade, survey_run
@@ -46,6 +51,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 RUNS = Path("runs") / "search_cascade"
 COLLECTIONS = ("scifact", "nfcorpus")
 MEASURE = "nDCG@10"
+LATE = "tokens"
 TIMED = 30
 SHARES = (0.1, 0.3, 1.0)
 """Of the time of the recipe's own depths, what a plan may take."""
@@ -76,6 +82,29 @@ def cell(name: str, seed: int) -> dict[str, Any]:
             after: _difference(values[after], values[before]) for before, after in itertools.pairwise(stages)
         },
         "plans": plans(pipeline, cascade, task, values[stages[-1]], seed),
+        "machine": machine(),
+    }
+
+
+def late(name: str, seed: int) -> dict[str, Any]:
+    """Late interaction with another seed, behind the first stage of seed 0."""
+    recipe = Recipe.load(RECIPES / f"search-{name}.yaml").model_copy(update={"seed": 0})
+    pipeline = Pipeline(recipe, RUNS / f"{name}-0", data=data_root() / name, say=_say)
+    pipeline.prepare()
+    pipeline.train()
+    cascade, task = pipeline.cascade(), pipeline.prepared.task("test")
+    assert cascade is not None
+    first, about = cascade.stages[0], recipe.cascade[1]
+    prepared = replace(pipeline.prepared, recipe=recipe.model_copy(update={"seed": seed}))
+    model, result = train_model(prepared, LATE, before=Cascade(first))
+    stage = Rank(model, pipeline.assembly.encode_all(LATE, model), about.k, about.name)
+    values = [answered(Cascade(*stages), task) for stages in ((first,), (first, stage))]
+    return {
+        "collection": name,
+        "seed": seed,
+        "valid": result.best_value,
+        MEASURE: round(float(values[1].mean()), 4),
+        "added": _difference(values[1], values[0]),
         "machine": machine(),
     }
 
@@ -153,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("collections", nargs="*", metavar="collection", help=", ".join(COLLECTIONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--late", type=int, nargs="+", default=[], metavar="SEED")
     options = parser.parse_args()
     unknown = sorted({*options.collections} - {*COLLECTIONS})
     if unknown:
@@ -160,7 +190,13 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     keep_heap()
     for name in options.collections or COLLECTIONS:
-        for seed in options.seeds:
+        for seed in options.late:
+            path = RESULTS / "search_cascade" / f"late-{name}-{seed}.json"
+            if not path.exists():
+                content = late(name, seed)
+                write_result(f"search_cascade/late-{name}-{seed}", content)
+                print(content, flush=True)
+        for seed in () if options.late else options.seeds:
             path = RESULTS / "search_cascade" / f"{name}-{seed}.json"
             if not path.exists():
                 content = cell(name, seed)
