@@ -95,6 +95,14 @@ def test_only_what_changed_is_read_again(space, tmp_path):
     assert space.digests_of(tmp_path / "data") != before
 
 
+def test_a_file_replaced_within_a_tick_of_the_clock_is_read(space, tmp_path):
+    write_text(tmp_path / "data/a.csv", "1")
+    before, times = space.digests_of(tmp_path / "data"), (tmp_path / "data/a.csv").stat()
+    write_text(tmp_path / "data/a.csv", "2")
+    os.utime(tmp_path / "data/a.csv", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert space.digests_of(tmp_path / "data") != before
+
+
 def test_a_run_among_its_data_is_no_data(tmp_path):
     space = Workspace(tmp_path / "run")
     write_text(tmp_path / "a.csv", "1")

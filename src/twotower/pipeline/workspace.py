@@ -65,7 +65,8 @@ class Workspace:
         """Content of the files below the data's ``path``, by name; the run's own files do not count.
 
         Data that were copied, mounted anew or checked out again are the same data: only content tells. A
-        file is read when its size or time differs from what the last look at it noted.
+        file is read when its size, time or inode differs from what the last look at it noted: one that was
+        replaced within a tick of the clock has another inode.
         """
         if path is None:
             return {}
@@ -76,9 +77,10 @@ class Workspace:
             if not file.is_file() or own in file.resolve().parents:
                 continue
             name = file.name if file == path else file.relative_to(path).as_posix()
-            about = [file.stat().st_size, file.stat().st_mtime_ns]
+            found = file.stat()
+            about = [found.st_size, found.st_mtime_ns, found.st_ino]
             known = before.get(name, [])
-            seen[name] = known if known[:2] == about else [*about, _digest(file)]
+            seen[name] = known if known[:-1] == about else [*about, _digest(file)]
         if seen != before:
             write_text(notes, json.dumps(seen, indent=1))
         return {name: digest for name, (*_, digest) in seen.items()}
@@ -146,7 +148,7 @@ def _digest(path: Path) -> str:
 
 
 def _noted(path: Path) -> dict[str, list[Any]]:
-    """Size, time and digest by name; notes that are gone or broken cost another look at the files."""
+    """Size, time, inode and digest by name; notes that are gone or broken cost another look at the files."""
     try:
         noted: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
