@@ -59,12 +59,7 @@ SHARES = (0.1, 0.3, 1.0)
 
 def cell(name: str, seed: int) -> dict[str, Any]:
     """Train, answer, plan."""
-    recipe = Recipe.load(RECIPES / f"search-{name}.yaml").model_copy(update={"seed": seed})
-    pipeline = Pipeline(recipe, RUNS / f"{name}-{seed}", data=data_root() / name, say=_say)
-    pipeline.prepare()
-    pipeline.train()
-    cascade, task = pipeline.cascade(), pipeline.prepared.task("test")
-    assert cascade is not None
+    pipeline, cascade, task = _trained(name, seed)
     systems = prefixes(cascade)
     values = {label: answered(system, task) for label, system in systems.items()}
     took = times(systems, task, seed)
@@ -88,12 +83,8 @@ def cell(name: str, seed: int) -> dict[str, Any]:
 
 def late(name: str, seed: int) -> dict[str, Any]:
     """Late interaction with another seed, behind the first stage of seed 0."""
-    recipe = Recipe.load(RECIPES / f"search-{name}.yaml").model_copy(update={"seed": 0})
-    pipeline = Pipeline(recipe, RUNS / f"{name}-0", data=data_root() / name, say=_say)
-    pipeline.prepare()
-    pipeline.train()
-    cascade, task = pipeline.cascade(), pipeline.prepared.task("test")
-    assert cascade is not None
+    pipeline, cascade, task = _trained(name, 0)
+    recipe = pipeline.recipe
     first, about = cascade.stages[0], recipe.cascade[1]
     prepared = replace(pipeline.prepared, recipe=recipe.model_copy(update={"seed": seed}))
     model, result = train_model(prepared, LATE, before=Cascade(first))
@@ -107,6 +98,17 @@ def late(name: str, seed: int) -> dict[str, Any]:
         "added": _difference(values[1], values[0]),
         "machine": machine(),
     }
+
+
+def _trained(name: str, seed: int) -> tuple[Pipeline, Cascade, Task]:
+    """The recipe's run with this seed, its cascade and the test queries; what is trained stays."""
+    recipe = Recipe.load(RECIPES / f"search-{name}.yaml").model_copy(update={"seed": seed})
+    pipeline = Pipeline(recipe, RUNS / f"{name}-{seed}", data=data_root() / name, say=_say)
+    pipeline.prepare()
+    pipeline.train()
+    cascade = pipeline.cascade()
+    assert cascade is not None
+    return pipeline, cascade, pipeline.prepared.task("test")
 
 
 def prefixes(cascade: Cascade) -> dict[str, Cascade]:
