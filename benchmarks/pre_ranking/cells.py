@@ -39,9 +39,17 @@ def cell_path(data: str, model: str, seed: int) -> Any:
 
 
 def is_made(data: str, model: str, seed: int, tuned: bool = True) -> bool:
-    """Whether the cell is there and need not be made again, see `is_stale`."""
+    """Whether the cell is there and need not be made again, see `is_stale`.
+
+    False also while its search is not done: making it then says so, and stops no other cell.
+    """
     path = cell_path(data, model, seed)
-    return path.exists() and not is_stale(read_json(path), best(model)["params"] if tuned else FIRST)
+    if not path.exists():
+        return False
+    try:
+        return not is_stale(read_json(path), best(model)["params"] if tuned else FIRST)
+    except LookupError:
+        return False
 
 
 def is_stale(cell: dict[str, Any], params: dict[str, float]) -> bool:

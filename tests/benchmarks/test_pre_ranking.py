@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) are not installed")
 
+from benchmarks.pre_ranking import cells
 from benchmarks.pre_ranking import search as searching
 from benchmarks.pre_ranking.cells import is_stale
 from benchmarks.pre_ranking.data import DATA, draw_times, recipe_of
+from benchmarks.pre_ranking.files import write_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
 
@@ -107,3 +111,24 @@ def test_a_cell_is_stale_by_its_settings_or_a_bound_that_has_moved(
         "recipe": {"train": {"epochs": bound}},
     }
     assert is_stale(cell, FIRST) == stale
+
+
+def test_a_search_that_is_not_done_stops_no_other_cell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unfinished(model: str) -> None:
+        raise LookupError(f"1 of 3 trials of {model} are there")
+
+    cell = {
+        "model": "fit",
+        "data": "ml-1m-hash",
+        "params": FIRST,
+        "best_epoch": 4,
+        "recipe": {"train": {"epochs": 40}},
+    }
+    write_json(tmp_path / "fit-1.json", cell)
+    monkeypatch.setattr(cells, "cell_path", lambda data, model, seed: tmp_path / f"{model}-{seed}.json")
+    assert cells.is_made("ml-1m-hash", "fit", 1, tuned=False)
+    assert not cells.is_made("ml-1m-hash", "fit", 2, tuned=False)
+    monkeypatch.setattr(cells, "best", unfinished)
+    assert not cells.is_made("ml-1m-hash", "fit", 1)
