@@ -38,7 +38,6 @@ def test_an_estimated_time_stays_where_no_exact_one_lies_in_its_period() -> None
 def test_the_next_trial_depends_on_the_files_alone() -> None:
     done = [
         {
-            "state": "COMPLETE",
             "log loss": 0.4 - n / 100,
             "params": p,
             "epochs": [{"epoch": 1, "log loss": 0.4}],
@@ -62,7 +61,6 @@ def test_a_search_resumes_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> N
                 "model": model,
                 "number": number,
                 "params": params,
-                "state": "COMPLETE",
                 "log loss": loss,
                 "epochs": epochs,
             }
