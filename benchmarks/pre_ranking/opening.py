@@ -31,8 +31,8 @@ def opening(results: Results) -> str:
         "ratings 1 to 3, one moment per user) would tell the label to such a model; they are drawn "
         "anew from the user's exact times.\n"
         "- **Variants**: models with another history, and with a part taken out, are measured on "
-        f"{' and '.join(f'`{name}`' for name in BOTH)} ({_small()} on `{SMALL[0]}` alone); all other models "
-        "on all data.\n"
+        f"{' and '.join(f'`{name}`' for name in BOTH)} ({_alone(SMALL[0])}; "
+        f"{_alone(BOTH[0])}); all other models on all data.\n"
         f"- **Settings**: the same search for every model, {TRIALS} trials or more on the validation part of "
         f"`{SEARCH_DATA}`, seed 0, each to its end, chosen by log loss; reused on all other data. Variants "
         "with a history and ablations take the settings of the model they vary; a row with * had no search "
@@ -179,5 +179,7 @@ def _bounded(one: Cell) -> bool:
     return bool(best["epoch"] == one["recipe"]["train"]["epochs"])
 
 
-def _small() -> str:
-    return ", ".join(f"`{name}`" for name, model in MODELS.items() if model.varied_on == SMALL)
+def _alone(data: str) -> str:
+    """The variants that are measured on one data set."""
+    names = (f"`{name}`" for name, model in MODELS.items() if model.varied_on == (data,))
+    return f"{', '.join(names)} on `{data}` alone"

@@ -1,6 +1,6 @@
 """COLD's choice of groups: made once per data set, read by the row trained with it, told on the page."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -43,3 +43,12 @@ def test_the_chosen_groups_are_those_the_row_is_trained_with(folder, monkeypatch
     text = groups.table(folder)
     assert "| `ml-100k` | 2 (chosen) | 0.6100 | 1.00 | 64 | user (0.90), movie (0.80) |" in text
     assert "| `ml-100k` | 3 | 0.6200 | 2.00 | 96 | user x genres (0.10) |" in text
+
+
+def test_where_no_subset_is_fast_enough_none_is_chosen(folder, monkeypatch):
+    slow = GroupSearch(FOUND.gates, (replace(FOUND.subsets[0], us_per_candidate=1.9), FOUND.subsets[1]))
+    monkeypatch.setattr(groups, "search_groups", lambda *args, **how: slow)
+    assert groups.choose_groups("ml-100k")["chosen"] == []
+    with pytest.raises(LookupError, match="no subset of cold's groups takes at most 70%"):
+        groups.recipe_on("ml-100k", "cold-chosen", FIRST)
+    assert "chosen)" not in groups.table(folder)
