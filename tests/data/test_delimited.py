@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twotower.data import delimited
 from twotower.data.delimited import Form, read_delimited
 from twotower.data.rows import Broken
 from twotower.errors import DataError
@@ -116,3 +117,44 @@ def test_the_bulk_and_the_careful_path_agree(tmp_path_factory, rows, break_one):
 def test_the_table_stays_text(tmp_path):
     raw, _ = read(tmp_path / "t.csv", "a,b,c\n007,1e3,true\n")
     assert raw.frame.schema == {ROW: pl.get_index_type(), "a": pl.String, "b": pl.String, "c": pl.String}
+
+
+HIDING = {  # a stray quote and a later one: taken for one value, they would hide the rows between
+    "an inch mark": ('a,b,c\n1,2,"Rocky\n4,5,foo\n7,8,5" disc\n1,2,bar\n', ["4", "7", "1"]),
+    "two quotes in later fields": ('a,b,c\n1,2,"Rocky\n4,5,foo\n7,8,5" disc\n1,2,b"ar\n', ["4", "7", "1"]),
+    "a quote closed too early": ('a,b,c\n1,"2"x,3\n4,5,6\n', ["4"]),
+}
+
+
+@pytest.mark.parametrize(("content", "kept"), HIDING.values(), ids=HIDING)
+def test_a_misplaced_quote_hides_no_row(tmp_path, content, kept):
+    with pytest.raises(DataError, match="misplaced quote") as caught:
+        read(tmp_path / "t.csv", content)
+    assert caught.value.line == 2
+    raw, broken = read(tmp_path / "t.csv", content, on_error="skip")
+    assert raw.frame["a"].to_list() == kept
+    assert (raw.total, broken.count) == (len(kept) + 1, 1)
+
+
+def test_sound_quotes_are_no_reason_to_be_careful(tmp_path, monkeypatch):
+    monkeypatch.setattr(delimited, "_careful", lambda *_: pytest.fail("the careful path was taken"))
+    raw, _ = read(tmp_path / "t.csv", 'a,b,c\r\n"1",5" disc,"x, ""y"", z"\r\n2,"a\nb",""\r\n')
+    assert raw.frame.select("a", "b", "c").rows() == [("1", '5" disc', 'x, "y", z'), ("2", "a\nb", None)]
+
+
+def test_blank_lines_before_the_header_make_it_no_row(tmp_path):
+    raw, _ = read(tmp_path / "t.csv", "\n\r\na,b,c\n1,2,3\n\n4,5,6\n")
+    assert raw.frame["a"].to_list() == ["1", "4"]
+    assert [raw.line_of(row) for row in (0, 1)] == [4, 6]
+
+
+@pytest.mark.parametrize("separator", ["::", "§"])
+def test_a_long_separator_inside_quotes_is_text(tmp_path, separator):
+    content = 'a::b::c\n1::"x::y"::2\n3::4::"5\n6"\n'.replace("::", separator)
+    raw, _ = read(tmp_path / "t.dat", content, Form(separator))
+    assert raw.frame["b"].to_list() == [f"x{separator}y", "4"]
+
+
+def test_long_values_are_sound_beside_a_broken_row(tmp_path):
+    raw, broken = read(tmp_path / "t.csv", f"a,b,c\n1,2,{'x' * 200_000}\n4,5\n", on_error="skip")
+    assert (raw.frame["c"].str.len_bytes().to_list(), broken.count) == ([200_000], 1)

@@ -291,3 +291,38 @@ def test_published_counts():
         )
         assert (len(data.events), data.events["click"].sum(), len(data.items)) == (10_000, clicks, items)
         assert data.events["time"].min() >= 1574553600  # 2019-11-24
+
+
+def test_an_empty_id_is_a_missing_one_in_every_format(tmp_path):
+    rows = {"user": ["", "a"], "ad": ["x", "y"], "click": [0, 1], "time": [1, 2]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    pl.DataFrame(rows).write_ndjson(tmp_path / "log.jsonl")
+    pl.DataFrame(rows).write_csv(tmp_path / "log.csv", quote_style="always")
+    for ending in ("parquet", "jsonl", "csv"):
+        reader = minimal(interactions={"file": f"log.{ending}"})
+        with pytest.raises(DataError, match="expected an integer or a string") as caught:
+            reader.read(tmp_path)
+        assert (caught.value.line, caught.value.column) == (2 if ending == "csv" else 1, "user")
+        assert reader.read(tmp_path, on_error="skip").events["user"].to_list() == ["a"]
+
+
+def test_a_shard_in_which_nobody_has_a_value_fits_the_others(tmp_path):
+    optional = [
+        field("device", "category", "context"),
+        field("size", "number", "context"),
+        field("tags", "bag", "context"),
+        field("look", "vector", "context", dim=2),
+        field("words", "text", "context"),
+    ]
+    full = pl.DataFrame(
+        {"user": [1], "ad": [1], "click": [1], "time": [1]}
+        | {"device": [5], "size": [0.5], "tags": [[1, 2]], "look": [[1.0, 2.0]], "words": ["x"]}
+    )
+    full.write_parquet(tmp_path / "log-0.parquet")
+    empty = full.with_columns(pl.lit(None).alias(column["name"]) for column in optional)
+    empty.write_parquet(tmp_path / "log-1.parquet")
+    kept = minimal(extra=optional, interactions={"file": "log-*.parquet"}).read(tmp_path).events
+    for column in optional:
+        assert kept[column["name"]].to_list()[1] is None
+    assert kept["device"].to_list() == [5, None]
+    assert kept["tags"].to_list() == [[1, 2], None]

@@ -1,18 +1,21 @@
 """Delimited text (CSV, TSV, ``::`` and the like) into columns of strings.
 
 The bulk path is Arrow's multi-threaded parser, which refuses a row with too many or too few fields. Only
-when it refuses does the careful path walk record by record, to name the line or to leave the row out.
+when it refuses, or a quote stands where it may hide rows, does the careful path walk record by record, to
+name the line or to leave the row out.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
@@ -50,25 +53,34 @@ def read_delimited(path: Path, form: Form, wanted: Sequence[str], broken: Broken
         An unreadable or empty file, a missing or doubled column, a quote that is never closed; or a row with
         a wrong number of fields, a misplaced quote or text that is not UTF-8, when ``broken`` raises.
     """
-    data, form = _single_byte_form(path, read_bytes(path), form)
-    names = list(form.names) if form.names is not None else _header(path, data, form)
+    data, single = _single_byte_form(path, read_bytes(path), form)
+    names, skip = (list(form.names), 0) if form.names is not None else _header(path, data, single)
     require_columns(path, names, wanted)
-    frame = _bulk(data, form, names, wanted)
+    frame = _bulk(data, single, names, wanted, skip)
     if frame is not None:
-        return Raw(path, frame.with_row_index(ROW), len(frame), _line_finder(data, form, len(frame)))
-    return _careful(path, data, form, names, wanted, broken)
+        lines = _line_finder(data, single, len(frame))
+        raw = Raw(path, frame.with_row_index(ROW), len(frame), lines)
+    else:
+        raw = _careful(path, data, single, names, wanted, broken)
+    if single is not form:  # what stood inside quotes was no separator
+        raw = replace(raw, frame=raw.frame.with_columns(_unit_undone(wanted, form.separator)))
+    return raw
 
 
 def _single_byte_form(path: Path, data: bytes, form: Form) -> tuple[bytes, Form]:
     """The same table as UTF-8 with a separator of one byte."""
     if form.latin1 and not _is_utf8(data):
         data = data.decode("latin-1").encode()
-    if len(form.separator) == 1:
+    if len(form.separator.encode()) == 1:
         return data, form
     if _UNIT.encode() in data:
         raise DataError("the text holds the control character 0x1F", file=path, remedy="remove it")
     data = data.replace(form.separator.encode(), _UNIT.encode())
-    return data, Form(_UNIT, form.quoted, form.names, form.latin1, form.missing)
+    return data, replace(form, separator=_UNIT)
+
+
+def _unit_undone(wanted: Sequence[str], separator: str) -> list[pl.Expr]:
+    return [pl.col(name).str.replace_all(_UNIT, separator, literal=True) for name in dict.fromkeys(wanted)]
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -79,29 +91,31 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _header(path: Path, data: bytes, form: Form) -> list[str]:
-    record = next(_records(data, form))[1]
-    names = [name.strip() for name in record] if isinstance(record, list) else []
+def _header(path: Path, data: bytes, form: Form) -> tuple[list[str], int]:
+    """The names, and how many lines the header and the blank ones before it take."""
+    line, record = next(_records(data, form))
+    fields = record if isinstance(record, list) else []
+    names = [name.strip() for name in fields]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(
             "the header names the column twice",
             file=path,
-            line=1,
+            line=line,
             column=twice[0],
             remedy="rename one of them",
         )
-    return names
+    return names, line + sum(name.count("\n") for name in fields)
 
 
-def _bulk(data: bytes, form: Form, names: list[str], wanted: Sequence[str]) -> pl.DataFrame | None:
+def _bulk(data: bytes, form: Form, names: list[str], wanted: Sequence[str], skip: int) -> pl.DataFrame | None:
     """All rows at once, or None when at least one of them is not as it should be."""
-    if form.quoted and data.count(b'"') % 2:
-        return None  # the parser would take an unclosed quote's rest of the file as one value
+    if form.quoted and _is_misquoted(data, form):
+        return None  # the parser would take all rows up to the next quote as one value
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(data),
-            arrow_csv.ReadOptions(column_names=names, skip_rows=form.header_lines, block_size=_BLOCK_BYTES),
+            arrow_csv.ReadOptions(column_names=names, skip_rows=skip, block_size=_BLOCK_BYTES),
             arrow_csv.ParseOptions(
                 delimiter=form.separator,
                 quote_char='"' if form.quoted else False,
@@ -118,6 +132,22 @@ def _bulk(data: bytes, form: Form, names: list[str], wanted: Sequence[str]) -> p
     except pa.ArrowInvalid:
         return None
     return pl.DataFrame(table)
+
+
+def _is_misquoted(data: bytes, form: Form) -> bool:
+    """Whether a field begins with a quote and does not end with one, or not where its quote is closed."""
+    text = np.frombuffer(b"\n" + data + b"\n", dtype=np.uint8)
+    quotes = np.flatnonzero(text == ord('"'))
+    opened, closed = quotes[::2], quotes[1::2]
+    edge = np.zeros(256, dtype=bool)
+    edge[[*form.separator.encode(), *b'\r\n"']] = True
+    if len(opened) == len(closed) and edge[text[opened - 1]].all() and edge[text[closed + 1]].all():
+        return False  # every other quote opens a field, or doubles the one before
+    # some stand within a field without quotes, where they are text, or one is misplaced
+    separator = re.escape(form.separator.encode())
+    begins, ends = rb"(?:\A|(?<=[\r\n" + separator + rb"]))", rb"(?=[\r\n" + separator + rb"]|\Z)"
+    without = re.sub(begins + rb'"(?:[^"]|"")*+"' + ends, b"", data)
+    return re.search(begins + b'"', without) is not None
 
 
 def _careful(
@@ -176,18 +206,19 @@ def _records(data: bytes, form: Form) -> Iterator[tuple[int, list[str] | str]]:
             if bare := record.rstrip("\r\n"):
                 yield line, bare.split(form.separator)
         return
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=form.separator, strict=True)
-    while True:
-        line = reader.line_num + 1
+    csv.field_size_limit(max(csv.field_size_limit(), _BLOCK_BYTES))
+    lines, at = list(io.StringIO(text, newline="")), 0
+    while at < len(lines):
+        reader = csv.reader((lines[n] for n in range(at, len(lines))), delimiter=form.separator, strict=True)
+        first = at  # line of the reader's first record
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, str(error)
-        else:
-            if fields:
-                yield line, fields
+            for fields in reader:
+                if fields:
+                    yield at + 1, fields
+                at = first + reader.line_num
+        except csv.Error as error:  # goes on behind the line: the quote may have hidden good ones
+            yield at + 1, str(error)
+            at += 1
 
 
 def _line_finder(data: bytes, form: Form, rows: int) -> Callable[[int], int]:

@@ -34,6 +34,8 @@ _EXPECTED: dict[Type, str] = {
     "bag": "a list",
     "vector": "a list of finite numbers",
 }
+_NULLS: dict[Type, pl.DataType] = {"bag": pl.List(pl.Null), "vector": pl.List(pl.Float32)}
+"""Types that a column without any value takes, where integers would not do."""
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 
 
@@ -115,8 +117,8 @@ def require_columns(file: Path, found: Sequence[str], wanted: Sequence[str], lin
 def checked(raw: Raw, columns: Sequence[Column], broken: Broken) -> pl.DataFrame:
     """Typed columns of the sound rows, in file order, with `ROW`.
 
-    A row is broken when a value does not convert, or a required one is missing (NaN counts as missing, an
-    infinite number never converts). All broken rows go to ``broken``.
+    A row is broken when a value does not convert, or a required one is missing (NaN and the empty word count
+    as missing, an infinite number never converts). All broken rows go to ``broken``.
 
     Raises
     ------
@@ -160,6 +162,8 @@ def _unique(frame: pl.DataFrame, raw: Raw, column: Column, broken: Broken) -> pl
 def _convert(raw: Raw, column: Column) -> tuple[pl.Series, pl.Series]:
     """The column's values, null where missing or broken, and a mask of the broken rows."""
     source = raw.frame[column.source]
+    if source.dtype == pl.Null:  # a shard in which nobody has a value
+        source = source.cast(_NULLS.get(column.type, pl.Int64))
     values = _CONVERTERS[column.type](source, column)
     if values is None:
         raise DataError(
@@ -178,7 +182,7 @@ def _convert(raw: Raw, column: Column) -> tuple[pl.Series, pl.Series]:
 
 def _word(source: pl.Series, column: Column) -> pl.Series | None:
     if source.dtype == pl.String:
-        return source
+        return source.set(source == "", None) if column.required else source
     if source.dtype.is_integer() or source.dtype == pl.Boolean:
         return source.cast(pl.Int64, strict=False)
     if isinstance(source.dtype, pl.Categorical | pl.Enum):
