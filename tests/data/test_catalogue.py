@@ -25,6 +25,8 @@ def test_keys_are_rows_and_ids_come_back(ids):
         (pl.Series([], dtype=pl.Int64), []),
         (pl.Series([50], dtype=pl.UInt8), [1]),
         (pl.Series(["99999999999999999999"]), [-1]),
+        (pl.Series([50.0, 50.5, float("nan"), None]), [1, -1, -1, -1]),  # a column that once had gaps
+        (pl.Series(["050", "50"]), [-1, 1]),
     ],
 )
 def test_an_unknown_id_has_no_key(asked, keys):

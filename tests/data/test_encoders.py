@@ -77,6 +77,11 @@ def test_vectors() -> None:
         Vector(2).encode(pl.Series("f", [[1.0, math.nan]]))
 
 
+def test_no_number_is_encoded_as_infinite() -> None:
+    encoded = Standard(0.0, 1.0).encode(pl.Series("f", [1e300, -1e300, 2.0, math.inf]))
+    assert encoded.tolist() == [[1e6, 0], [-1e6, 0], [2, 0], [0, 1]]
+
+
 @pytest.mark.parametrize("encoder", [Standard(0, 1), Buckets((1.0,))])
 def test_text_is_no_number(encoder: Standard | Buckets) -> None:
     with pytest.raises(DataError, match=r"column f.*numbers"):

@@ -145,6 +145,25 @@ def test_another_plan_is_refused_and_named(tmp_path, files):
         )
 
 
+def test_conditions_differ_that_look_alike_when_printed(tmp_path, files):
+    users = [f"u{i}" for i in range(9)]
+    run(tmp_path / "store", files, keep=pl.col("user").is_in(pl.Series(users[:4])))
+    with pytest.raises(MismatchError, match="other keep"):
+        run(tmp_path / "store", files, keep=pl.col("user").is_in(pl.Series(users[4:])))
+    run(tmp_path / "store", files, keep=pl.col("user").is_in(pl.Series(users[:4])))
+
+
+def test_a_raw_file_of_the_same_size_is_another_one_by_its_content(tmp_path, files):
+    raw(20).write_parquet(files[1], compression="uncompressed")
+    store, size = run(tmp_path / "store", files), files[1].stat().st_size
+    files[1].touch()
+    assert run(tmp_path / "store", files).groups == store.groups
+    raw(20).reverse().write_parquet(files[1], compression="uncompressed")
+    assert files[1].stat().st_size == size
+    with pytest.raises(MismatchError, match="other files"):
+        run(tmp_path / "store", files)
+
+
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [

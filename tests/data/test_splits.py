@@ -127,6 +127,13 @@ def test_by_user_holds_out_whole_users_and_gives_their_first_events() -> None:
     assert set(other.test["user"]) != sides[2]
 
 
+def test_by_user_does_not_mind_what_columns_are_called() -> None:
+    data = random_dataset(300)
+    named = replace(data, events=data.events.with_columns(dealt=pl.lit("x")))
+    config = SplitConfig(kind="by-user")
+    assert rows(split(named, config).test) == rows(split(data, config).test)
+
+
 def test_by_user_gives_nothing_of_a_single_event() -> None:
     result = split(dataset(list(range(200)), [1] * 200), SplitConfig(kind="by-user"))
     assert all(frame.is_empty() for frame in result.fold_in.values())
@@ -144,6 +151,9 @@ def test_predefined() -> None:
     strange = replace(data, events=data.events.with_columns(part=pl.Series(["dev", None, "train"])))
     with pytest.raises(DataError, match=r"found None, 'dev'; expected train, valid, test"):
         split(strange, SplitConfig(kind="predefined"))
+    numbers = replace(data, events=data.events.with_columns(part=pl.Series([0, 1, 2])))
+    with pytest.raises(DataError, match=r"found '0', '1', '2'; expected train, valid, test"):
+        split(numbers, SplitConfig(kind="predefined"))
 
 
 def test_hash_random_is_the_stated_formula() -> None:

@@ -8,7 +8,7 @@ from twotower.data import prepare as preparing
 from twotower.data.catalogue import Catalogue
 from twotower.data.history import HistoryColumn
 from twotower.data.prepare import prepare
-from twotower.data.store import EventStore, ParquetBatches
+from twotower.data.store import MANIFEST, EventStore, ParquetBatches
 from twotower.errors import ConfigError, DataError, StorageError
 from twotower.schema import Field, Schema
 from twotower.types import Batch
@@ -161,6 +161,9 @@ def test_a_damaged_store_is_refused(store, tmp_path):
     shard.write_bytes(whole[:4] + b"\0" * 300 + whole[304:])  # a whole footer over broken pages
     with pytest.raises(StorageError, match=r"part-00001.parquet: cannot be read"):
         EventStore.open(copy).read()
+    (copy / MANIFEST).write_text("{", encoding="utf-8")
+    with pytest.raises(StorageError, match=r"manifest.json: damaged .* run the preparation again"):
+        EventStore.open(copy)
 
 
 def test_mistakes_of_the_caller(store):

@@ -18,6 +18,13 @@ def test_fractions_keep_their_own_spelling():
     assert rule.of(pl.DataFrame({"x": [0.5, 4.0]})).tolist() == [3.0, 1.0]
 
 
+def test_whole_values_are_found_among_fractions():
+    rule = SampleWeights(field="x", values={"5": 2.0, "0.50": 3.0})
+    assert rule.of(pl.DataFrame({"x": [5.0, 4.5, 0.5, float("nan"), None]})).tolist() == [2, 1, 3, 1, 1]
+    with pytest.raises(ConfigError, match="'x' holds numbers, and 'five' is none"):
+        SampleWeights(field="x", values={"five": 2.0}).of(pl.DataFrame({"x": [5.0]}))
+
+
 def test_an_unknown_column_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'position'"):
         SampleWeights(field="postion", values={"1": 2.0}).of(pl.DataFrame({"position": [1]}))

@@ -180,7 +180,7 @@ def _rows(path: Path) -> dict[int, dict[str, Any]]:
 
     try:
         if path.suffix == ".parquet":
-            return dict(enumerate(pl.read_parquet(path).to_dicts(), 1))
+            return dict(enumerate(pl.read_parquet(path, glob=False).to_dicts(), 1))
         # not splitlines(): JSON may hold U+2028 and its like within a string
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:

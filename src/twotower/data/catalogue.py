@@ -36,8 +36,10 @@ class Catalogue:
 
     def keys(self, ids: pl.Series) -> np.ndarray:
         """Key of each id, (n,) int64; -1 for an id this catalogue does not hold."""
-        wanted = pl.DataFrame({"id": ids.cast(self._ids.dtype, strict=False)})
-        joined = wanted.join(self._keys, on="id", how="left", maintain_order="left")
+        wanted = ids.cast(self._ids.dtype, strict=False)
+        if self._ids.dtype == pl.Int64 and (ids.dtype.is_float() or ids.dtype == pl.String):
+            wanted = wanted.set(wanted.cast(ids.dtype) != ids, None)  # neither 1.5 nor "01" is 1
+        joined = pl.DataFrame({"id": wanted}).join(self._keys, on="id", how="left", maintain_order="left")
         return joined["key"].fill_null(-1).to_numpy()
 
     def ids(self, keys: np.ndarray) -> pl.Series:

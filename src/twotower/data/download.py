@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import Field as Option
 
 from twotower.config import Config
+from twotower.data.files import sha256_of
 from twotower.errors import DataError, StorageError
 
 Progress = Callable[[int, int | None], None]
@@ -69,7 +69,7 @@ def download(
     """
     target, part = cache / source.name, cache / f"{source.name}.part"
     if target.exists():
-        if _sha256(target) == source.sha256:
+        if sha256_of(target) == source.sha256:
             return target
         raise StorageError(
             f"{target} is not what was published: its SHA-256 is not {source.sha256}\n"
@@ -79,10 +79,10 @@ def download(
         cache.mkdir(parents=True, exist_ok=True)
         resumed = part.exists()
         _transfer(source, part, progress, timeout_s, retries, pause_s)
-        if _sha256(part) != source.sha256 and resumed:  # the old beginning may be of another version
+        if sha256_of(part) != source.sha256 and resumed:  # the old beginning may be of another version
             part.unlink()
             _transfer(source, part, progress, timeout_s, retries, pause_s)
-        if (found := _sha256(part)) != source.sha256:
+        if (found := sha256_of(part)) != source.sha256:
             part.unlink()
             raise _by_hand(source, target, f"its SHA-256 is {found}, expected {source.sha256}")
         os.replace(part, target)
@@ -150,7 +150,7 @@ def _transfer(
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and part.exists():  # nothing follows what is here
-                if _sha256(part) == source.sha256:
+                if sha256_of(part) == source.sha256:
                     return None
                 part.unlink()
                 continue
@@ -187,11 +187,6 @@ def _receive(source: Source, part: Path, progress: Progress | None, timeout_s: f
 def _continues(response: http.client.HTTPResponse, have: int) -> bool:
     content_range = response.headers.get("Content-Range") or ""
     return response.status == 206 and content_range.startswith(f"bytes {have}-")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _by_hand(source: Source, target: Path, reason: str) -> StorageError:

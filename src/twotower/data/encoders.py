@@ -20,6 +20,9 @@ from twotower.errors import DataError
 from twotower.schema import Field
 from twotower.types import UNKNOWN, Ragged
 
+FURTHEST = 1e6
+"""Standard deviations that a number may be away: farther ones would become infinite in some layer."""
+
 
 @dataclass(frozen=True)
 class Encoder(ABC):
@@ -112,6 +115,7 @@ class Standard(Encoder):
         values = _numbers(column)
         missing = np.isnan(values)
         scaled = (values - self.mean) / self.std if self.std else np.zeros_like(values)
+        scaled = scaled.clip(-FURTHEST, FURTHEST)
         pairs = np.stack([np.where(missing, 0.0, scaled), missing], axis=1)
         return torch.from_numpy(pairs.astype(np.float32))
 

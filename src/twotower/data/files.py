@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def read_bytes(path: Path) -> bytes:
     if not data.strip():
         raise DataError("the file is empty", file=path, remedy="fetch or export the file again")
     return data
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _readable_lines(packed: bytes, chunk: int = 1 << 16) -> int:

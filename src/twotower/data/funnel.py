@@ -151,7 +151,7 @@ class Funnel:
             try:
                 parts = []
                 for path, about in self.parts.items():
-                    part = pl.scan_parquet(path)
+                    part = pl.scan_parquet(path, glob=False)
                     part = part if since is None else part.filter(time >= since)
                     part = part if until is None else part.filter(time < until)
                     parts.append(part.with_columns(more(about)))

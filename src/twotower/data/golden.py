@@ -100,7 +100,7 @@ class GoldenRows:
         """Read what `save` wrote; a missing or cut file is a `StorageError`."""
         directory = Path(directory)
         try:
-            frames = {side: pl.read_parquet(directory / f"{side}.parquet") for side in SIDES}
+            frames = {side: pl.read_parquet(directory / f"{side}.parquet", glob=False) for side in SIDES}
             return cls(**frames, encoded=Batch(load_file(directory / "encoded.safetensors")))
         except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: no readable golden rows: {error}") from error

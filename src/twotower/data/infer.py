@@ -266,12 +266,13 @@ def _table(source: pl.DataFrame | Path) -> pl.DataFrame:
     path = find_file(source.parent, source.name)
     try:
         if path.suffix in (".parquet", ".pq"):
-            return pl.scan_parquet(path).head(SAMPLE_ROWS).collect()
+            return pl.scan_parquet(path, glob=False).head(SAMPLE_ROWS).collect()
         return pl.read_csv(
             path,
             n_rows=SAMPLE_ROWS,
             separator="\t" if ".tsv" in path.suffixes else ",",
             infer_schema_length=None,
+            glob=False,
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).partition("\n")[0]

@@ -22,7 +22,7 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Raw:
     """
     try:
         require_columns(path, list(pl.read_parquet_schema(path)), wanted, line=None)
-        frame = pl.read_parquet(path, columns=list(dict.fromkeys(wanted)))
+        frame = pl.read_parquet(path, columns=list(dict.fromkeys(wanted)), glob=False)
     except FileNotFoundError:
         raise DataError("no such file", file=path, remedy="check the path and the recipe's mapping") from None
     except (pl.exceptions.PolarsError, OSError) as error:

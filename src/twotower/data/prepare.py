@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from twotower.config import nearest
 from twotower.data.atomic import replacing
 from twotower.data.catalogue import Catalogue
+from twotower.data.files import sha256_of
 from twotower.data.interactions import broken_numbers, number_array
 from twotower.data.store import CONTEXT, FORMAT, MANIFEST, EventStore, group_rows
 from twotower.errors import ConfigError, DataError, MismatchError
@@ -43,6 +45,15 @@ def stream_catalogue(files: Sequence[Path], column: str, progress: Progress | No
                 line = first + int(missing.arg_true()[0]) + 1
                 raise DataError("an id is missing", file=file, line=line, column=column)
             fresh = chunk[column].unique()
+            if fresh.dtype.is_integer():
+                fresh = fresh.cast(pl.Int64)
+            if len(ids) and fresh.dtype != ids.dtype:
+                raise DataError(
+                    f"ids are {fresh.dtype} here and {ids.dtype} in the files before",
+                    file=file,
+                    column=column,
+                    remedy="export all files with one type",
+                )
             ids = pl.concat([ids, fresh]).unique() if len(ids) else fresh
             done += len(chunk)
             if progress is not None:
@@ -105,15 +116,14 @@ def prepare(
     firsts, total = np.cumsum([0, *sizes[:-1]]).tolist(), sum(sizes)
     plan = {
         "format": FORMAT,
-        "files": [[file.name, file.stat().st_size] for file in files],
         "schema": schema.plain(),
         "columns": renamed,
         "label": label,
-        "keep": str(keep) if keep is not None else None,
+        "keep": _digest(keep) if keep is not None else None,
         "produced_by": produced_by,
         "on_error": on_error,
     }
-    _begin(directory, plan, queries, items)
+    _begin(directory, plan, files, queries, items)
     shards = [directory / f"part-{number:05d}.parquet" for number in range(len(files))]
     tell = progress or (lambda done, total: None)
     for file, shard, first, size in zip(files, shards, firsts, sizes, strict=True):
@@ -210,7 +220,24 @@ def _write_shard(
                 writer.close()
 
 
-def _begin(directory: Path, plan: dict[str, Any], queries: Catalogue, items: Catalogue) -> None:
+def _digest(keep: pl.Expr) -> str:
+    """What tells one condition from another, however long the lists in it are."""
+    try:
+        return hashlib.sha256(keep.meta.serialize()).hexdigest()
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"keep cannot be written down ({error}); say it without Python functions") from None
+
+
+def _noted(file: Path, before: Sequence[Any]) -> list[Any]:
+    """Name, content, size and time of a raw file; it is read where the last two are not as ``before``."""
+    found = file.stat()
+    about = [found.st_size, found.st_mtime_ns]
+    return [file.name, before[1] if before[2:] == about else sha256_of(file), *about]
+
+
+def _begin(
+    directory: Path, plan: dict[str, Any], files: Sequence[Path], queries: Catalogue, items: Catalogue
+) -> None:
     """Write down what is to be done, or make sure that an earlier run set out to do the same."""
     path = directory / PLAN
     directory.mkdir(parents=True, exist_ok=True)
@@ -218,10 +245,15 @@ def _begin(directory: Path, plan: dict[str, Any], queries: Catalogue, items: Cat
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
         differing = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
+        there = old.get("files", [])
+        if len(there) != len(files) or any(
+            _noted(file, before)[:2] != before[:2] for file, before in zip(files, there, strict=True)
+        ):
+            differing.insert(0, "files")
         differing += [
             name
             for name, series in ids.items()
-            if not pl.read_parquet(directory / f"{name}.parquet").to_series().equals(series)
+            if not pl.read_parquet(directory / f"{name}.parquet", glob=False).to_series().equals(series)
         ]
         if differing:
             raise MismatchError(
@@ -232,6 +264,7 @@ def _begin(directory: Path, plan: dict[str, Any], queries: Catalogue, items: Cat
     for name, series in ids.items():
         with replacing(directory / f"{name}.parquet") as temporary:
             series.to_frame().write_parquet(temporary)
+    plan |= {"files": [_noted(file, []) for file in files]}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
 

@@ -169,8 +169,8 @@ def _by_user(events: pl.DataFrame, schema: Schema, config: SplitConfig) -> pl.Se
     queries = events[schema.query].unique()
     place = stable_hash(queries.cast(pl.String), config.seed) / 2.0**64
     edges = np.round(np.cumsum(config.fractions[:2]), 12)  # .9 + .1 is to be 1
-    dealt = pl.DataFrame({schema.query: queries, "dealt": np.digitize(place, edges)})
-    part = events.join(dealt, on=schema.query, how="left", maintain_order="left")["dealt"]
+    dealt = pl.Series(np.digitize(place, edges), dtype=pl.Int64)
+    part = events[schema.query].replace_strict(queries, dealt)
     of_query = pl.len().over(schema.query)
     given = (config.fold_in * of_query).floor().clip(lower_bound=1).clip(upper_bound=of_query - 1)
     is_given = events.select(pl.int_range(pl.len()).over(schema.query) < given).to_series()
@@ -180,7 +180,7 @@ def _by_user(events: pl.DataFrame, schema: Schema, config: SplitConfig) -> pl.Se
 def _predefined(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
     if config.column not in events.columns:
         raise ConfigError(f"a predefined split needs the column {config.column!r}, which the events lack")
-    names = events[config.column]
+    names = events[config.column].cast(pl.String)
     strange = names.filter(names.is_null() | ~names.is_in(PARTS)).unique().sort()
     if len(strange):
         found = ", ".join(repr(name) for name in strange.head(5))

@@ -67,6 +67,10 @@ class EventStore:
             manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StorageError(f"{directory}: not a finished store; run its preparation again") from None
+        except ValueError as error:
+            raise StorageError(
+                f"{directory / MANIFEST}: damaged ({error}); delete it and run the preparation again"
+            ) from None
         if manifest.get("format") != FORMAT:
             raise StorageError(f"{directory}: format {manifest.get('format')}, this version reads {FORMAT}")
         groups: list[tuple[int, int, int]] = []
@@ -91,11 +95,11 @@ class EventStore:
 
     @cached_property
     def queries(self) -> Catalogue:
-        return Catalogue(pl.read_parquet(self.directory / "queries.parquet").to_series())
+        return Catalogue(pl.read_parquet(self.directory / "queries.parquet", glob=False).to_series())
 
     @cached_property
     def items(self) -> Catalogue:
-        return Catalogue(pl.read_parquet(self.directory / "items.parquet").to_series())
+        return Catalogue(pl.read_parquet(self.directory / "items.parquet", glob=False).to_series())
 
     def read(self, pieces: Sequence[Piece] | None = None, *, context: bool = True) -> Interactions:
         """Stretches of the store in the order asked, all of it when none are named."""

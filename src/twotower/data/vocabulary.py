@@ -128,7 +128,7 @@ class Vocabulary:
         directory = Path(directory)
         try:
             about = json.loads((directory / "vocabulary.json").read_text(encoding="utf-8"))
-            values = pl.read_parquet(directory / "values.parquet")["value"].rename(about["name"])
+            values = pl.read_parquet(directory / "values.parquet", glob=False)["value"].rename(about["name"])
             vocabulary = cls(values, about["hash_buckets"])
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: no readable vocabulary: {error}") from error

@@ -38,11 +38,16 @@ class SampleWeights(Config):
         """(n,) float32 weights of the events."""
         if self.field not in events.columns:
             raise ConfigError(f"weights: no column {self.field!r}{nearest(self.field, events.columns)}")
-        column = events[self.field]
+        column, keys = events[self.field], pl.Series(list(self.values), dtype=pl.String)
         if column.dtype.is_float():  # so that 1.0 is found under "1"
-            whole = column.cast(pl.Int64, strict=False)
-            column = whole if (whole.cast(pl.Float64) == column).all() else column
-        found = column.cast(pl.String).replace_strict(
-            list(self.values), list(self.values.values()), default=self.default, return_dtype=pl.Float32
+            keys = keys.cast(pl.Float64, strict=False)
+            if keys.null_count():
+                wrong = list(self.values)[int(keys.is_null().arg_true()[0])]
+                raise ConfigError(f"weights: {self.field!r} holds numbers, and {wrong!r} is none")
+            column = column.cast(pl.Float64)
+        else:
+            column = column.cast(pl.String)
+        found = column.replace_strict(
+            keys, list(self.values.values()), default=self.default, return_dtype=pl.Float32
         )
         return torch.from_numpy(found.fill_null(self.default).to_numpy().copy())

@@ -287,7 +287,7 @@ def _rank() -> pl.Expr:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
-        run = pl.read_parquet(path)
+        run = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise DataError("no such file", file=path) from None
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -8,7 +8,6 @@ files memory-mapped keeps them. Tensors are raw, row-major and little-endian.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
@@ -24,6 +23,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from twotower.config import Config
+from twotower.data.files import sha256_of
 from twotower.errors import MismatchError, StorageError
 
 FORMAT = 1
@@ -166,7 +166,7 @@ def open_artefact(
         path = directory / entry.stored_as
         try:
             size = path.stat().st_size
-            whole = size == entry.size_bytes and (not verify or _sha256(path) == entry.sha256)
+            whole = size == entry.size_bytes and (not verify or sha256_of(path) == entry.sha256)
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be read: {error.strerror}; build the {found.kind} again"
@@ -188,7 +188,7 @@ def commit(draft: Path, directory: Path, manifest: Manifest) -> None:
     files: dict[str, StoredFile] = {}
     for path in sorted(draft.iterdir()):
         sync(path)
-        sha256 = _sha256(path)
+        sha256 = sha256_of(path)
         name = f"{path.stem}-{sha256[:16]}{path.suffix}"
         files[path.name] = StoredFile(stored_as=name, size_bytes=path.stat().st_size, sha256=sha256)
     moved: list[str] = []
@@ -244,11 +244,6 @@ def _raw(tensor: Tensor) -> memoryview:
         tensor = tensor.clone(memory_format=torch.contiguous_format)
     flat = tensor.reshape(-1)
     return flat.view(torch.uint8).numpy().data
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -56,7 +56,7 @@ class Encoded:
         """
         try:
             about = json.loads((directory / "dataset.json").read_text(encoding="utf-8"))
-            tables = {name: pl.read_parquet(directory / f"{name}.parquet") for name in TABLES}
+            tables = {name: pl.read_parquet(directory / f"{name}.parquet", glob=False) for name in TABLES}
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: no readable prepared data ({error})") from error
         schema = Schema.parse(about["schema"], where=str(directory / "dataset.json"))

@@ -119,7 +119,7 @@ class SoFar:
         )
         if self.space.done(step, mark, path):
             try:
-                return pl.read_parquet(path)
+                return pl.read_parquet(path, glob=False)
             except (OSError, pl.exceptions.PolarsError):
                 self.say(f"  {path} cannot be read; measured again")
         if not len(self._task):

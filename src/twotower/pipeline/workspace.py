@@ -22,6 +22,7 @@ from typing import Any
 
 from twotower.config import dump_yaml
 from twotower.data.atomic import replacing
+from twotower.data.files import sha256_of
 from twotower.errors import StorageError
 from twotower.pipeline.recipe import Recipe
 
@@ -141,8 +142,7 @@ def fingerprint(*parts: Any) -> str:
 
 def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -126,7 +126,7 @@ class _Side:
         features = Features.load(directory / "data" / "features")
         item = manifest.data_schema.item
         try:
-            items = pl.read_parquet(directory / "data" / "items.parquet", columns=[item])[item]
+            items = pl.read_parquet(directory / "data" / "items.parquet", columns=[item], glob=False)[item]
         except (OSError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: the item table cannot be read: {error}") from error
         worded = [f.name for f in manifest.data_schema.fields if f.kind in ("id", "category", "bag")]

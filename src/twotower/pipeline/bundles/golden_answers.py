@@ -81,7 +81,7 @@ class GoldenAnswers:
     def load(cls, directory: Path) -> GoldenAnswers:
         """Read what `save` wrote; a missing or cut file is a `StorageError`."""
         try:
-            requests = pl.read_parquet(directory / "requests.parquet")
+            requests = pl.read_parquet(directory / "requests.parquet", glob=False)
             return cls(requests, Batch(load_file(directory / "answers.safetensors")))
         except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{directory}: no readable golden answers: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from twotower.config import Config
+from twotower.data.files import sha256_of
 from twotower.errors import ConfigError, StorageError
 from twotower.schema import Schema
 
@@ -160,8 +161,7 @@ def _check_file(path: Path, there: bool, entry: BundledFile, fast: bool) -> None
     try:
         size = path.stat().st_size if there else None
         if size is not None and size == entry.size_bytes and not fast:
-            with open(path, "rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = sha256_of(path)
         else:
             sha256 = entry.sha256
     except OSError as error:
