@@ -112,7 +112,7 @@ def verify(folder, seed, acknowledged, pipe):
     assert state in after, f"after {acknowledged} changes: {state}"
     done = acknowledged + (state != after[0])
 
-    entries = store.log.changes(after=0)
+    entries = [entry for _, entry in store.log.changes(after=0)]
     keys = [entry.key for entry in entries]
     assert len(set(keys)) == len(keys), "two items with one key"
     assert all((e.key < BASE) == (int(e.id[1:]) < BASE) for e in entries)

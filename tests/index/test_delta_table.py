@@ -83,6 +83,31 @@ def test_changes_while_compacting_survive(monkeypatch: pytest.MonkeyPatch) -> No
     assert index.n_fresh == 2
 
 
+def test_a_compaction_does_not_go_on_with_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead one had read a row that has changed since: its draft would bring the old one back."""
+    monkeypatch.setattr("twotower.index.draft.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("twotower.index.item_table.CHUNK", 2)
+    index, take = table(), ItemTable.take
+    index.upsert(torch.tensor([1]), encode(torch.tensor([1]), 1))
+
+    def dies(self: ItemTable, keys: torch.Tensor) -> Rep:
+        if 6 in keys:
+            raise KeyboardInterrupt
+        return take(self, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemTable, "take", dies)
+        with pytest.raises(KeyboardInterrupt):
+            index.compact(tmp_path)
+    assert (tmp_path / ".draft").exists()
+    index.upsert(torch.tensor([1]), encode(torch.tensor([1]), 2))
+    index.compact(tmp_path)
+    assert index.n_fresh == 0
+    assert index.take(torch.tensor([[1]]))["year"].tolist() == encode(torch.tensor([[1]]), 2)["year"].tolist()
+
+
 def test_the_base_is_left_alone_and_so_is_the_callers_memory() -> None:
     base = ItemTable.build(encode, 10, SPECS, "digest")
     index, rep = DeltaTable(base), encode(torch.tensor([4]), 7)

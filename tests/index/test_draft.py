@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import StorageError
-from twotower.index import draft
+from twotower.index import draft, manifest
 from twotower.index.item_table import ItemTable
 from twotower.types import Rep, RepSpec
 
@@ -62,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes() if path.is_file() else b""
         for path in folder.iterdir()
-        if path.name != draft.LOCK
+        if path.name != manifest.LOCK
     }
 
 
@@ -162,22 +162,30 @@ def test_the_old_table_stands_until_the_new_one_is_whole(tmp_path: Path) -> None
     build(tmp_path, digest="next")
     assert ItemTable.load(tmp_path, "next").rows == ROWS
     with_manifest = {path.name.partition("-")[0] for path in tmp_path.iterdir()}
-    assert with_manifest == {"vector", "tokens", "tokens_offsets", "year", "manifest.json", draft.LOCK}
+    assert with_manifest == {"vector", "tokens", "tokens_offsets", "year", "manifest.json", manifest.LOCK}
 
 
-def test_a_disk_that_refuses_the_manifest_costs_no_chunk(
-    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(OSError(28, "No space left on device"), StorageError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_a_manifest_that_could_not_be_written_costs_no_chunk(
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    told: type[BaseException],
 ) -> None:
     replace = Path.replace
 
     def refuse(self: Path, target: Path) -> Path:
         if target.name == "manifest.json":
-            raise OSError(28, "No space left on device")
+            raise error
         return replace(self, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", refuse)
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(told):
             build(tmp_path)
     assert list(files(tmp_path)) == [draft.DRAFT]
     again = Counting()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from twotower.errors import ConfigError
 from twotower.index.exact import ExactIndex
 from twotower.types import Ragged
 
@@ -32,3 +35,10 @@ def test_a_bias_is_one_more_coordinate() -> None:
     vectors, bias = torch.tensor([[1.0], [2.0]]), torch.tensor([5.0, 1.0])
     index = ExactIndex.build(torch.cat([vectors, bias[:, None]], 1))
     assert index.search(torch.tensor([[3.0, 1.0]]), 2).scores.tolist() == [[8.0, 7.0]]
+
+
+def test_keys_are_integers_of_any_width_and_nothing_else(tmp_path: Path) -> None:
+    ExactIndex.build(torch.eye(3), torch.tensor([4, 2, 9], dtype=torch.int32)).save(tmp_path)
+    assert ExactIndex.load(tmp_path).search(torch.eye(3)[:1], 1).keys.tolist() == [[4]]
+    with pytest.raises(ConfigError, match=r"must be integers, found torch.float32"):
+        ExactIndex.build(torch.eye(3), torch.tensor([4.0, 2.0, 9.0]))

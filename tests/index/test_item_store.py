@@ -23,7 +23,7 @@ from twotower.errors import ConfigError, DataError, StorageError
 from twotower.index.delta import DeltaIndex
 from twotower.index.delta_table import DeltaTable
 from twotower.index.exact import ExactIndex
-from twotower.index.item_log import ItemLog
+from twotower.index.item_log import Entry, ItemLog
 from twotower.index.item_store import ItemStore
 from twotower.index.item_table import ItemTable
 from twotower.models.two_tower import TwoTower, TwoTowerConfig
@@ -194,6 +194,29 @@ def test_several_processes_share_a_store(opened: Callable[[], World]) -> None:
         random_change((one if draw.random() < 0.5 else two).store, draw)
     assert one.store.refresh() + two.store.refresh() > 0
     assert one.state() == two.state() == opened().state()
+
+
+def test_a_trim_beside_a_reader_leaves_no_gap(
+    opened: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = opened(), opened()
+    two.store.upsert([{"film": 40, "year": 1.0}, {"film": 50, "year": 1.0}])
+    changes = ItemLog.changes
+
+    def overtaken(log: ItemLog, after: int) -> list[tuple[int, Entry]]:
+        monkeypatch.setattr(ItemLog, "changes", changes)
+        two.store.upsert([{"film": 40, "year": 2.0}])  # its first entry is no longer needed
+        two.store.log.trim()
+        return log.changes(after)
+
+    monkeypatch.setattr(ItemLog, "changes", overtaken)
+    one.store.refresh()
+    assert one.store.number == two.store.number == 3
+    asked = pl.Series([40, 50])
+    assert one.store.keys(asked).tolist() == two.store.keys(asked).tolist() == [3, 4]
+    assert [entry.id for entry in one.store.changes(after=0)] == [50, 40]
+    assert [entry.id for entry in one.store.changes(after=2)] == [40]
+    assert one.store.upsert([]).tolist() == []
 
 
 def test_unknown_values_use_the_trained_unknown_row(opened: Callable[[], World]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twotower.errors import MismatchError, StorageError
+from twotower.errors import DataError, MismatchError, StorageError
 from twotower.index.item_table import ItemTable
 from twotower.types import NO_ITEM, Rep, RepSpec
 
@@ -131,3 +131,13 @@ def test_building_keeps_no_graph() -> None:
     weight = torch.ones(3, requires_grad=True)
     table = ItemTable.build(lambda keys: Rep(v=keys[:, None] * weight), 4, [RepSpec("v", (3,))], "digest")
     assert not table.stored["v"].requires_grad
+
+
+def test_numbers_that_a_storage_cannot_hold_are_refused() -> None:
+    def encode(keys: Tensor) -> Rep:
+        return Rep(vector=torch.where(keys == 3, 1e5, 1.0)[:, None].expand(-1, 2))
+
+    specs = [RepSpec("vector", (2,))]
+    with pytest.raises(DataError, match="vector of item 3 is NaN or infinite as float16"):
+        ItemTable.build(encode, 5, specs, "digest", storage="float16")
+    assert ItemTable.build(encode, 5, specs, "digest", storage="bfloat16").rows == 5

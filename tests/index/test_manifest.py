@@ -15,7 +15,7 @@ from torch import Tensor
 from twotower.errors import MismatchError, StorageError
 from twotower.index.build import load_index
 from twotower.index.item_table import ItemTable
-from twotower.index.manifest import MANIFEST, open_artefact, publish, write_tensor
+from twotower.index.manifest import LOCK, MANIFEST, open_artefact, publish, write_tensor
 
 
 def put(directory: Path, text: str, produced_by: str = "model", kind: str = "thing") -> None:
@@ -39,7 +39,7 @@ def test_a_new_version_replaces_the_old_one_and_leaves_foreign_files_alone(tmp_p
     (tmp_path / "notes.txt").write_text("mine")
     put(tmp_path, "two")
     assert get(tmp_path) == "two"
-    names = sorted(path.suffix for path in tmp_path.iterdir())
+    names = sorted(path.suffix for path in tmp_path.iterdir() if path.name != LOCK)
     assert names == [".json", ".txt", ".txt"], "the old version and the draft are gone"
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -62,7 +62,23 @@ def test_an_error_while_writing_leaves_the_old_version(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert get(tmp_path) == "old"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_a_crash_has_left_goes_with_the_next_version(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-abc").mkdir()
+    (tmp_path / ".tmp-abc" / "vectors.bin").write_bytes(b"half")
+    (tmp_path / "vectors-0123456789abcdef.bin").write_bytes(b"never named")
+    put(tmp_path, "new")
+    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"text", MANIFEST, LOCK}
+
+
+def test_of_two_writers_the_second_is_refused(tmp_path: Path) -> None:
+    with publish(tmp_path, kind="thing", produced_by="model", about={}) as draft:
+        (draft / "text.txt").write_text("first")
+        with pytest.raises(StorageError, match="another process is building this thing"):
+            put(tmp_path, "second")
+    assert get(tmp_path) == "first"
 
 
 def test_a_full_disk_is_a_clear_error_and_the_old_version_survives(tmp_path: Path) -> None:

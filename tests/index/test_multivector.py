@@ -257,6 +257,19 @@ def test_broken_requests_and_vectors_are_named() -> None:
         MultiVectorConfig.parse({"bits": 3})
 
 
+def test_numbers_too_large_for_their_storage_are_refused() -> None:
+    tokens = torch.tensor([[1e5, 0.0], [1.0, -1e5]])
+    with pytest.raises(DataError, match=r"holds 100000, too much for torch.float16\n.*bfloat16"):
+        MultiVectorIndex.build(tokens)
+    index = MultiVectorIndex.build(tokens, config=MultiVectorConfig(storage="bfloat16"))
+    assert index.search(torch.tensor([[0.0, 1.0]]), 2).keys.tolist() == [[0, 1]]
+
+
+def test_where_no_item_has_a_token_nothing_is_found() -> None:
+    none = Ragged(torch.empty(0, DIM), torch.zeros(101, dtype=torch.int64))
+    assert MultiVectorIndex.build(none).search(torch.ones(1, 2, DIM), 3).keys.tolist() == [[-1, -1, -1]]
+
+
 # -- changes ---------------------------------------------------------------------------------------------
 
 

@@ -133,7 +133,7 @@ def carry(
 
         entries = [entry for _, entry in entries_of(earlier, after)]
         with LiveBundle.load(bundle, log, code=code or ()) as live:
-            changed_since = {entry.id for entry in live.log.changes(after=0)}
+            changed_since = {entry.id for entry in live.store.changes(after=0)}
             entries = [entry for entry in entries if entry.id not in changed_since]
             name = live.store.catalogue.name
             kept = [{name: e.id, **e.features} for e in entries if e.features is not None]

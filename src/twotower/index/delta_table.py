@@ -107,7 +107,13 @@ class DeltaTable:
                 return before.take(keys.masked_fill(~known, NO_ITEM))
 
             base = ItemTable.build(
-                encode, before.rows, self.specs, self.produced_by, storage=self._storage, directory=directory
+                encode,
+                before.rows,
+                self.specs,
+                self.produced_by,
+                storage=self._storage,
+                directory=directory,
+                resume=False,  # what a compaction that died has left is of rows as they were then
             )
             with self._writing:
                 self._state = _State(base, self._state.fresh.changed_since(before.fresh))

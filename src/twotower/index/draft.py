@@ -8,7 +8,6 @@ perhaps, is cut off. Only the process that holds the lock of the directory touch
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -24,7 +23,7 @@ from twotower.data.atomic import replacing
 from twotower.errors import StorageError
 from twotower.index.manifest import Manifest, commit, sync, writing
 
-DRAFT, FILES, JOURNAL, LOCK = ".draft", "files", "journal.json", ".lock"
+DRAFT, FILES, JOURNAL = ".draft", "files", "journal.json"
 SAVE_EVERY_S = 5.0
 """Finished chunks are made safe this often: what a crash costs beside the chunk that was under way."""
 
@@ -92,13 +91,20 @@ class Draft:
 
 @contextmanager
 def publish_in_chunks(
-    directory: str | Path, *, kind: str, produced_by: str, about: dict[str, Any], chunk: int
+    directory: str | Path,
+    *,
+    kind: str,
+    produced_by: str,
+    about: dict[str, Any],
+    chunk: int,
+    resume: bool = True,
 ) -> Iterator[Draft]:
     """As `twotower.index.manifest.publish`, but what an earlier build finished of the same is there already.
 
     ``chunk`` is the number of rows written at once, part of what makes a draft the same: the bytes of a
     vector may depend on those it was computed with. An interrupt (Ctrl-C) keeps all finished chunks, any
-    other end those of up to `SAVE_EVERY_S` before; the draft of something else is removed.
+    other end those of up to `SAVE_EVERY_S` before; the draft of something else is removed, and with
+    ``resume=False`` any.
 
     Raises
     ------
@@ -108,7 +114,9 @@ def publish_in_chunks(
     directory = Path(directory)
     wanted = Journal(kind=kind, produced_by=produced_by, about=about, chunk=chunk)
     wanted = Journal.model_validate_json(wanted.model_dump_json())  # tuples become what a file holds
-    with writing(directory, kind), _locked(directory, kind):
+    with writing(directory, kind):
+        if not resume:
+            shutil.rmtree(directory / DRAFT, ignore_errors=True)
         draft = Draft.open(directory / DRAFT, wanted)
         try:
             yield draft
@@ -126,19 +134,6 @@ def publish_in_chunks(
         finally:
             if not (draft.folder / JOURNAL).exists():
                 shutil.rmtree(draft.folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(directory: Path, kind: str) -> Iterator[None]:
-    """Keep other builders out; the system lets go of the lock of a process that died."""
-    with open(directory / LOCK, "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"{directory}: another process is building this {kind}; wait for it to end, or stop it"
-            ) from None
-        yield
 
 
 def _read(path: Path) -> Journal | None:

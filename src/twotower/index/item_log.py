@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import RLock
@@ -44,7 +44,7 @@ class ItemLog:
     >>> log.append([Entry("a", 7, None)], after=0) is None  # the log has gone on: look again
     True
     >>> log.append([Entry("a", 7, None)], after=2), log.changes(after=0)
-    (3, [Entry(id='b', key=8, features={}), Entry(id='a', key=7, features=None)])
+    (3, [(2, Entry(id='b', key=8, features={})), (3, Entry(id='a', key=7, features=None))])
     >>> log.close(); folder.cleanup()
     """
 
@@ -122,19 +122,15 @@ class ItemLog:
             (last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM entry").fetchone()
         return int(last)
 
-    def changes(self, after: int, until: int | None = None) -> list[Entry]:
-        """What holds for each item with an entry later than number ``after``, in the order of entries.
+    def changes(self, after: int) -> list[tuple[int, Entry]]:
+        """What holds for each item with an entry later than number ``after``, and the number of its last one.
 
-        It holds now, or did when entry ``until`` was the last.
+        In the order of numbers, the last of which is the log's.
         """
         with self._errors():
-            rows = self._db.execute(  # beside max(), SQLite's other columns are those of that row
-                "SELECT max(number), id, key, features FROM entry WHERE number > ? AND number <= ? "
-                "GROUP BY id ORDER BY 1",
-                (after, self.last if until is None else until),
-            ).fetchall()
+            rows = _last_entries(self._db, after)
         try:
-            return [Entry(id, key, None if text is None else json.loads(text)) for _, id, key, text in rows]
+            return _entries(rows)
         except ValueError as error:
             raise StorageError(
                 f"{self.path}: an entry is no JSON ({error}); restore it from a copy"
@@ -196,13 +192,21 @@ def entries_of(path: str | Path, after: int = 0) -> list[tuple[int, Entry]]:
                 raise StorageError(
                     f"{path}: format {found.get('format')}, expected {FORMAT}; use that version"
                 )
-            rows = db.execute(
-                "SELECT max(number), id, key, features FROM entry WHERE number > ? GROUP BY id ORDER BY 1",
-                (after,),
-            ).fetchall()
-        return [(n, Entry(id, key, None if text is None else json.loads(text))) for n, id, key, text in rows]
+            rows = _last_entries(db, after)
+        return _entries(rows)
     except (sqlite3.Error, ValueError) as error:
         raise StorageError(f"{path}: cannot be read as a log of items ({error}); look at its name") from None
+
+
+def _last_entries(db: sqlite3.Connection, after: int) -> list[tuple[int, int | str, int, str | None]]:
+    """One statement, so that what it finds is of one moment whoever writes, or trims, meanwhile."""
+    return db.execute(  # beside max(), SQLite's other columns are those of that row
+        "SELECT max(number), id, key, features FROM entry WHERE number > ? GROUP BY id ORDER BY 1", (after,)
+    ).fetchall()
+
+
+def _entries(rows: Iterable[tuple[int, int | str, int, str | None]]) -> list[tuple[int, Entry]]:
+    return [(n, Entry(id, key, None if text is None else json.loads(text))) for n, id, key, text in rows]
 
 
 def check_begun(path: str | Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
 from threading import RLock
 from typing import Any
 
@@ -26,6 +28,23 @@ EncodeItems = Callable[[pl.DataFrame], Rep]
 """Raw items, one row each, to their representation: ``model.encode_item(features.encode_items(frame))``."""
 
 ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Which items there are; replaced as a whole, so that whoever asks meanwhile sees one moment."""
+
+    new: Catalogue  # ids of the keys above the catalogue's
+    alive: Tensor  # (N,) bool by key
+
+    def after(self, ids: pl.Series, keys: np.ndarray, alive: np.ndarray) -> _Known:
+        """With the last word on these items: ids, keys and whether they are there, (n,) each."""
+        fresh = np.flatnonzero(keys >= len(self.alive))
+        fresh = fresh[np.argsort(keys[fresh])]
+        new = Catalogue(pl.concat([self.new.all_ids(), ids[fresh]])) if len(fresh) else self.new
+        now = torch.cat([self.alive, torch.zeros(len(fresh), dtype=torch.bool)])
+        now[torch.from_numpy(keys)] = torch.from_numpy(alive)
+        return _Known(new, now)
 
 
 class ItemStore:
@@ -67,8 +86,9 @@ class ItemStore:
         self.log, self.catalogue = log, catalogue
         self.columns = {**columns, catalogue.name: catalogue.all_ids().dtype}
         self.tables, self.indexes = tuple(tables), tuple(indexes)
-        self._new = Catalogue(catalogue.all_ids().clear())  # ids of the keys above the catalogue's
-        self._alive = torch.ones(len(catalogue), dtype=torch.bool)
+        new, alive = Catalogue(catalogue.all_ids().clear()), torch.ones(len(catalogue), dtype=torch.bool)
+        self._known = _Known(new, alive)
+        self._taken: dict[int | str, tuple[int, Entry]] = {}  # last entry of each item, in their order
         self._number = 0  # of the last entry that was taken in
         self._lock = RLock()
         self.refresh()
@@ -96,16 +116,19 @@ class ItemStore:
             if not isinstance(id, int | str):
                 raise ConfigError(f"an item lacks its id: {name} is {id!r} in {dict(item)}")
             given[id] = {n: v for n, v in item.items() if n != name}
+        if not given:
+            return torch.empty(0, dtype=torch.int64)
         frame = self._frame(given.items())
         reps, ids = self._encode(frame), frame[name]
         with self._lock:
             while True:
                 keys = self._keys(ids)
-                keys[keys < 0] = len(self._alive) + np.arange((keys < 0).sum())
+                keys[keys < 0] = len(self._known.alive) + np.arange((keys < 0).sum())
                 prepared = self._prepared(torch.from_numpy(keys), reps)
-                if self._logged(map(Entry, ids.to_list(), keys.tolist(), given.values())):
+                entries = list(map(Entry, ids.to_list(), keys.tolist(), given.values()))
+                if numbered := self._logged(entries):
                     break
-            self._follow(prepared, ids, keys, np.ones(len(ids), dtype=bool))
+            self._follow(prepared, numbered)
         return torch.from_numpy(keys)
 
     def delete(self, ids: Iterable[int | str]) -> int:
@@ -117,32 +140,27 @@ class ItemStore:
                 gone, keys = wanted.filter(pl.Series(keys >= 0)), keys[keys >= 0]
                 if not len(gone):
                     return 0
-                if self._logged(Entry(id, key, None) for id, key in zip(gone, keys.tolist(), strict=True)):
+                entries = [Entry(id, key, None) for id, key in zip(gone, keys.tolist(), strict=True)]
+                if numbered := self._logged(entries):
                     break
-            self._follow([], gone, keys, np.zeros(len(gone), dtype=bool))
+            self._follow([], numbered)
         return len(gone)
 
     def refresh(self) -> int:
         """Take in what other processes have logged; returns the number of items that changed."""
         with self._lock:
-            last = self.log.last
-            entries = self.log.changes(after=self._number, until=last)
-            kept = [entry for entry in entries if entry.features is not None]
+            numbered = self.log.changes(after=self._number)
+            kept = [entry for _, entry in numbered if entry.features is not None]
             keys = torch.tensor([entry.key for entry in kept], dtype=torch.int64)
-            self._follow(
-                self._prepared(keys, self._encode(self._frame((e.id, e.features or {}) for e in kept))),
-                self._ids(entry.id for entry in entries),
-                np.array([entry.key for entry in entries], dtype=np.int64),
-                np.array([entry.features is not None for entry in entries], dtype=bool),
-            )
-            self._number = last
-            return len(entries)
+            reps = self._encode(self._frame((e.id, e.features or {}) for e in kept))
+            self._follow(self._prepared(keys, reps), numbered)
+            return len(numbered)
 
     # -- asking ----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Items alive."""
-        return int(self._alive.sum())
+        return int(self._known.alive.sum())
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -158,25 +176,32 @@ class ItemStore:
     @property
     def alive(self) -> Tensor:
         """(N,) bool by key: which items there are, for sources that follow no log (`Request.allow`)."""
-        return self._alive
+        return self._known.alive
 
     def keys(self, ids: pl.Series) -> np.ndarray:
         """Key of each id, (n,) int64; -1 for one that is unknown or deleted."""
-        keys = self._keys(ids)
+        known = self._known
+        keys = self._keys(ids, known)
         there = keys >= 0
-        there[there] = self._alive.numpy()[keys[there]]
+        there[there] = known.alive.numpy()[keys[there]]
         return np.where(there, keys, NO_ITEM)
 
     def ids(self, keys: np.ndarray) -> pl.Series:
         """Id of each key, that of a deleted item as well; keys must be in range."""
-        all_ids = pl.concat([self.catalogue.all_ids(), self._new.all_ids()], rechunk=False)
+        all_ids = pl.concat([self.catalogue.all_ids(), self._known.new.all_ids()], rechunk=False)
         return all_ids[np.asarray(keys, dtype=np.int64)]
 
     def items(self) -> pl.DataFrame:
         """The raw rows of all items alive that were added or changed, as last given, and their ``key``."""
-        kept = [entry for entry in self.log.changes(after=0) if entry.features is not None]
+        kept = [entry for entry in self.changes(after=0) if entry.features is not None]
         frame = self._frame((entry.id, entry.features or {}) for entry in kept)
         return frame.with_columns(pl.Series("key", [entry.key for entry in kept], dtype=pl.Int64))
+
+    def changes(self, after: int) -> list[Entry]:
+        """The last entry of each item with one later than number ``after``, of those taken in, in order."""
+        with self._lock:
+            later = takewhile(lambda numbered: numbered[0] > after, reversed(self._taken.values()))
+            return [entry for _, entry in later][::-1]
 
     # -- the steps of a change -------------------------------------------------------------------------
 
@@ -216,28 +241,29 @@ class ItemStore:
             *(index.prepared_of(keys, rep) for (_, index), rep in zip(self.indexes, indexes, strict=True)),
         ]
 
-    def _logged(self, entries: Iterable[Entry]) -> bool:
-        """Write to the log; false, and up to date, if another process was faster."""
-        number = self.log.append(list(entries), after=self._number)
-        if number is None:
+    def _logged(self, entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
+        """Write to the log; the entries with their numbers, none, and up to date, if somebody was faster."""
+        if self.log.append(entries, after=self._number) is None:
             self.refresh()
-            return False
-        self._number = number
-        return True
+            return []
+        return list(enumerate(entries, self._number + 1))
 
-    def _follow(self, rows: Sequence[KeyedRows], ids: pl.Series, keys: np.ndarray, alive: np.ndarray) -> None:
+    def _follow(self, rows: Sequence[KeyedRows], numbered: Sequence[tuple[int, Entry]]) -> None:
         """Let all that follows the log stand as it says; tables first, for an index names what they hold."""
+        if not numbered:
+            return
+        ids = self._ids(entry.id for _, entry in numbered)
+        keys = np.array([entry.key for _, entry in numbered], dtype=np.int64)
+        alive = np.array([entry.features is not None for _, entry in numbered], dtype=bool)
+        known = self._known.after(ids, keys, alive)
         if rows:
             for (_, table), each in zip(self.tables, rows[: len(self.tables)], strict=True):
                 table.put(each)
-        first = len(self._alive)
-        new = np.flatnonzero(keys >= first)
-        new = new[np.argsort(keys[new])]
-        if len(new):
-            self._new = Catalogue(pl.concat([self._new.all_ids(), ids[new]]))
-        now = torch.cat([self._alive, torch.zeros(len(new), dtype=torch.bool)])
-        now[torch.from_numpy(keys)] = torch.from_numpy(alive)
-        self._alive = now
+        self._known = known
+        for number, entry in numbered:
+            self._taken.pop(entry.id, None)  # so that it stands last
+            self._taken[entry.id] = number, entry
+        self._number = numbered[-1][0]
         if rows:
             for (_, index), each in zip(self.indexes, rows[len(self.tables) :], strict=True):
                 index.put(each)
@@ -251,10 +277,10 @@ class ItemStore:
         except (TypeError, OverflowError) as error:
             raise DataError(str(error), column=name, remedy=f"ids are {self.columns[name]}") from None
 
-    def _keys(self, ids: pl.Series) -> np.ndarray:
+    def _keys(self, ids: pl.Series, known: _Known | None = None) -> np.ndarray:
         """Key of each id, deleted or not; -1 for one that never was."""
         keys = self.catalogue.keys(ids).copy()
         missing = np.flatnonzero(keys < 0)
-        new = self._new.keys(ids[missing])
+        new = (known or self._known).new.keys(ids[missing])
         keys[missing] = np.where(new < 0, NO_ITEM, new + len(self.catalogue))
         return keys

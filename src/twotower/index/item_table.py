@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError, MismatchError, StorageError
+from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.index.draft import Draft, publish_in_chunks
 from twotower.index.manifest import Artefact, open_artefact, publish, write_tensor
 from twotower.index.ragged_rows import inside, packed, padded
@@ -67,6 +67,7 @@ class ItemTable:
         chunk: int | None = None,
         storage: Storage | None = None,
         directory: str | Path | None = None,
+        resume: bool = True,
         progress: Progress | None = None,
     ) -> Self:
         """Encode items 0 .. rows-1, ``chunk`` at a time, by default `CHUNK`, or `RAGGED_CHUNK`.
@@ -74,12 +75,14 @@ class ItemTable:
         With a ``directory`` each chunk goes straight to disk and the published table comes back mapped, so
         memory never holds more than a chunk. A build that died there is gone on with behind its last chunk,
         by one with the same digest, specs, rows, chunk and storage (`twotower.index.draft`): it ends with the
-        bytes of one that was never killed.
+        bytes of one that was never killed. Not with ``resume=False``, for items that may have changed since.
 
         Raises
         ------
         MismatchError
             ``encode`` returns other names, shapes or dtypes than ``specs`` declares.
+        DataError
+            A number is NaN or infinite, or too large for ``storage``.
         ConfigError
             Two of ``specs``, or the lengths of a ragged one, have the same name.
         StorageError
@@ -94,7 +97,7 @@ class ItemTable:
             return cls(stored, specs, produced_by, ragged)
         about = _about(rows, specs, kept)
         with publish_in_chunks(
-            directory, kind=KIND, produced_by=produced_by, about=about, chunk=chunk
+            directory, kind=KIND, produced_by=produced_by, about=about, chunk=chunk, resume=resume
         ) as draft:
             _streamed(work(draft.rows), kept, draft)
         return cls.load(directory, expect=produced_by, verify=False)
@@ -288,6 +291,8 @@ def as_stored(rep: Rep, keys: Tensor, specs: Sequence[RepSpec], kept: Sequence[R
     ------
     MismatchError
         It is not as declared.
+    DataError
+        A number is NaN or infinite, or becomes so as it is stored.
     """
     found = {name: (tuple(t.shape), _name(t.dtype)) for name, t in rep.items()}
     wanted = {}
@@ -313,6 +318,12 @@ def as_stored(rep: Rep, keys: Tensor, specs: Sequence[RepSpec], kept: Sequence[R
             real = inside(length, tensor.shape[1])
             tensor = tensor.masked_fill(~real.reshape(*real.shape, *[1] * len(spec.shape)), 0)
             out[spec.length] = length
+        if tensor.is_floating_point() and not (finite := tensor.isfinite().flatten(1).all(1)).all():
+            raise DataError(
+                f"{spec.name} of item {int(keys[~finite][0])} is NaN or infinite as {spec.dtype}",
+                remedy="store bfloat16 or float32 where float16 is too narrow; else look for a diverged "
+                "training run",
+            )
         out[spec.name] = tensor
     return out
 

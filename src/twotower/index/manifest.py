@@ -3,13 +3,16 @@
 Nothing is overwritten. Every file carries a piece of its checksum in its name, so a new version is written
 beside the old one, and the single rename of ``manifest.json`` makes it the current one. A crash or a full
 disk at any moment leaves the old version whole or the new version whole, and a process that has the old
-files memory-mapped keeps them. Tensors are raw, row-major and little-endian.
+files memory-mapped keeps them. One process writes at a time; it takes away what a crash has left. Tensors are
+raw, row-major and little-endian.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +30,8 @@ from twotower.data.files import sha256_of
 from twotower.errors import MismatchError, StorageError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, LOCK, DRAFTS = "manifest.json", ".lock", ".tmp-"
+_STORED = re.compile(r"[^.].*-[0-9a-f]{16}(\.[^.]*)?")  # what `commit` calls a file
 
 
 class StoredFile(Config):
@@ -106,11 +110,12 @@ def publish(directory: str | Path, *, kind: str, produced_by: str, about: dict[s
     Raises
     ------
     StorageError
-        The disk is full or refuses; what stood in ``directory`` before is untouched.
+        The disk is full or refuses, or another process writes here; what stood in ``directory`` before is
+        untouched.
     """
     directory = Path(directory)
     with writing(directory, kind):
-        draft = Path(tempfile.mkdtemp(prefix=".tmp-", dir=directory))
+        draft = Path(tempfile.mkdtemp(prefix=DRAFTS, dir=directory))
         try:
             yield draft
             commit(draft, directory, Manifest(kind=kind, produced_by=produced_by, about=about, files={}))
@@ -120,10 +125,20 @@ def publish(directory: str | Path, *, kind: str, produced_by: str, about: dict[s
 
 @contextmanager
 def writing(directory: Path, kind: str) -> Iterator[None]:
-    """Make the directory; whatever the disk refuses in the block is a `StorageError`."""
+    """Make the directory and keep other writers out; what the disk refuses in the block is a `StorageError`.
+
+    The system lets go of the lock of a process that died.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        yield
+        with open(directory / LOCK, "w", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(
+                    f"{directory}: another process is building this {kind}; wait for it to end, or stop it"
+                ) from None
+            yield
     except OSError as error:
         raise StorageError(
             f"{directory}: could not write the {kind}: {error.strerror or error}; "
@@ -183,7 +198,7 @@ def open_artefact(
 def commit(draft: Path, directory: Path, manifest: Manifest) -> None:
     """Move the draft's files beside the old ones, then replace the manifest: the one moment of change.
 
-    When the disk refuses, what was moved goes back to the draft.
+    Interrupted, or refused by the disk, it moves back to the draft what it had moved.
     """
     files: dict[str, StoredFile] = {}
     for path in sorted(draft.iterdir()):
@@ -203,14 +218,18 @@ def commit(draft: Path, directory: Path, manifest: Manifest) -> None:
         sync(fresh)
         sync(directory)  # the data files' names must be on disk before the manifest that names them
         fresh.replace(directory / MANIFEST)
-    except OSError:
+    except BaseException:
         (draft / MANIFEST).unlink(missing_ok=True)
         for own in moved:
             (directory / files[own].stored_as).replace(draft / own)
         raise
     sync(directory)
-    for name in old - {entry.stored_as for entry in files.values()}:
-        (directory / name).unlink(missing_ok=True)
+    kept = {entry.stored_as for entry in files.values()}
+    for path in directory.iterdir():  # the version before, and what a crash has left of any
+        if _STORED.fullmatch(path.name) and path.name not in kept:
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(DRAFTS) and path != draft:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _stored_names(directory: Path) -> list[str]:

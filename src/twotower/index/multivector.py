@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from twotower.config import Config
-from twotower.errors import StorageError
+from twotower.errors import DataError, StorageError
 from twotower.index.centroids import default_centroids, kmeans, nearest
 from twotower.index.manifest import open_artefact, publish, write_tensor
 from twotower.index.residual import Buckets, Residuals
@@ -117,7 +117,7 @@ class MultiVectorIndex:
         ConfigError
             Shapes do not fit together, or keys are negative or occur twice.
         DataError
-            A vector holds NaN or infinity.
+            A vector holds NaN or infinity, or a number too large for what it is stored as.
         """
         config = config or MultiVectorConfig()
         generator = generator or torch.Generator().manual_seed(0)
@@ -126,7 +126,7 @@ class MultiVectorIndex:
         centroids = kmeans(rows.values, count, config.iterations, generator)
         codes = nearest(rows.values, centroids).int()
         if config.bits is None:
-            kept: Tensor | Residuals = rows.values.to(getattr(torch, config.storage)).contiguous()
+            kept: Tensor | Residuals = _narrowed(rows.values, getattr(torch, config.storage)).contiguous()
         else:
             some = torch.randperm(len(codes), generator=generator)[:SAMPLE]
             differences = rows.values[some].float() - centroids[codes[some].long()]
@@ -158,7 +158,7 @@ class MultiVectorIndex:
         if isinstance(old.kept, Residuals):
             kept: Tensor | Residuals = Residuals.of(fresh.values, codes, old.centroids, old.kept.buckets)
         else:
-            kept = fresh.values.to(old.kept.dtype)
+            kept = _narrowed(fresh.values, old.kept.dtype)
         vectors = old.merged(positions, TokenSet(keys, fresh.offsets, codes, old.centroids, kept))
         return type(self)(vectors, self.produced_by, effort=self.effort, fitted=self.fitted)
 
@@ -212,7 +212,9 @@ class MultiVectorIndex:
         query = query[query.any(1)]
         wanted = max(k, FEWEST)
         n = effort.rescored * wanted
-        if n >= len(self) or not len(query):
+        if (
+            n >= len(self) or not len(query) or not len(self.vectors.centroids)
+        ):  # none where no item has a token
             positions = self._with_tokens
         else:
             scores, floor, probed = self._by_centroids(query, effort.probes)
@@ -309,6 +311,14 @@ class MultiVectorIndex:
             f"MultiVectorIndex({len(self):,} items of {self.vectors.n_tokens:,} tokens with {self.dim} x "
             f"{self.vectors.dtype}, {len(self.vectors.centroids):,} centroids, {self.effort})"
         )
+
+
+def _narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    kept = values.to(dtype)
+    if not kept.isfinite().all():
+        largest = float(values.abs().max())
+        raise DataError(f"a token vector holds {largest:g}, too much for {dtype}", remedy="store bfloat16")
+    return kept
 
 
 def _lists(vectors: TokenSet) -> Ragged:

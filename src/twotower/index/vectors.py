@@ -77,9 +77,12 @@ class Vectors(Keyed):
             keys = torch.arange(len(values))
         elif keys.shape != (len(values),):
             raise ConfigError(f"{len(values)} vectors need as many keys, found shape {tuple(keys.shape)}")
-        elif (keys.diff() <= 0).any():
+        elif keys.is_floating_point() or keys.dtype == torch.bool:
+            raise ConfigError(f"keys of an index must be integers, found {keys.dtype}")
+        keys = keys.to("cpu", torch.int64)
+        if (keys.diff() <= 0).any():
             keys, order = keys.sort()
-            values = values[order]
+            values = values[order.to(values.device)]
         if len(keys) and (int(keys[0]) < 0 or (keys.diff() == 0).any()):
             raise ConfigError("keys of an index must be 0 or more and occur once")
         values = values.detach().to("cpu", torch.float32).contiguous()

@@ -149,7 +149,7 @@ class LiveBundle:
             if self._answerer is None or self._answerer[0] != self.log.last:
                 with self.store.held():  # all that it reads is of one moment
                     self.store.refresh()
-                    self._take_in(self.store.number)
+                    self._take_in()
                     self._assembly.there = self.store.alive
                     cascade = self._assembly.cascade(verify=False)
                     assert cascade is not None
@@ -178,10 +178,10 @@ class LiveBundle:
         alive = self.store.alive
         return alive if self.fixed and not bool(alive.all()) else None
 
-    def _take_in(self, last: int) -> None:
-        """Let the items' attributes, and sources by words, stand as after the log's entry ``last``."""
+    def _take_in(self) -> None:
+        """Let the items' attributes, and sources by words, stand as the store does."""
         number, known = self._items
-        entries = self.log.changes(after=number, until=last)
+        entries = self.store.changes(after=number)
         # what is deleted stays as it was, hidden; but every key has its row
         kept = [entry for entry in entries if entry.features is not None or entry.key >= len(known)]
         if kept:
@@ -199,7 +199,7 @@ class LiveBundle:
         gone = torch.tensor([e.key for e in entries if e.features is None], dtype=torch.int64)
         if entries:
             self._assembly.reword(gone, keys, frame)
-        self._items = last, known
+        self._items = self.store.number, known
 
     def _grown(self) -> Encoded:
         """The bundle's data with the items as they are now, in the order of their keys."""
