@@ -1,5 +1,7 @@
 """What every model promises, tested for every model of `model_members`."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -7,7 +9,7 @@ from torch.nn.functional import pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from twotower.index.item_table import ItemTable
-from twotower.models.catalogue import load_model, make_model, save_model
+from twotower.models.catalogue import load_model, make_model, model_class, save_model
 from twotower.types import Batch
 
 from .model_members import LISTS, MODELS, SPEC, C, Q, full, items, pairs, queries
@@ -166,6 +168,67 @@ def test_unseen_ids_and_missing_values_score_finite(model):
 def test_an_empty_candidate_list_gives_an_empty_score(model):
     none = items().take(torch.empty(Q, 0, dtype=torch.int64))
     assert scores(model, queries(), none, pairs(Q, 0)).shape == (Q, 0)
+
+
+def test_no_query_gives_no_score(model):
+    nobody = queries().slice(0, 0)
+    assert scores(model, nobody, items(), pairs(0)).shape == (0, C)
+    assert scores(model, nobody, own(items()).slice(0, 0), pairs(0)).shape == (0, C)
+
+
+def test_it_learns_and_serves_in_half_precision(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert scores(model, queries(), items(), pairs()).isfinite().all()
+        model.train()
+        out = model.score(model.encode_query(queries()), model.encode_item(own(items())), pairs())
+    if out.requires_grad:
+        out.float().sum().backward()
+        assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
+
+
+def test_it_learns_from_a_single_row(model):
+    """As the last batch of an epoch may be, and the only one of a stream."""
+    model.train()
+    one = own(items()).slice(0, 1).take(torch.tensor([0]))
+    item = Batch((name, tensor[:, :1]) for name, tensor in one.items())
+    pair = Batch((name, tensor[:1, :1]) for name, tensor in pairs().items())
+    assert (
+        model.score(model.encode_query(queries().slice(0, 1)), model.encode_item(item), pair).isfinite().all()
+    )
+
+
+RANKERS = [
+    m for m in MODELS if make_model(m[0], SPEC, m[1]).kind == "joint" and m[0] != "fscd"
+]  # draws gates
+
+
+@pytest.mark.parametrize("about", [*RANKERS, *LISTS], ids=label)
+def test_gaps_of_a_list_change_no_other_score_in_training(about):
+    name, config = about
+    columns = tuple(column.model_copy(update={"dropout": 0.0}) for column in SPEC.columns)
+    spec = SPEC.model_copy(update={"columns": columns})
+    still = {"dropout": 0.0} if "dropout" in model_class(name)[1].model_fields else {}
+    model = make_model(name, spec, config | still)
+    if any("dropout" in getattr(m, "__dict__", {}) and m.dropout for m in model.modules()):
+        pytest.skip("its dropout cannot be set to none")
+    real = torch.arange(C) < 4
+    gaps = Batch((n, t.masked_fill(~real, 1e4)) for n, t in pairs().items())
+    few = Batch((n, t[:, real]) for n, t in pairs().items())
+    found = []
+    for columns, pair, mask in (
+        (real.nonzero()[:, 0], few, None),
+        (torch.arange(C), gaps, real.expand(Q, C)),
+    ):
+        torch.manual_seed(0)
+        learner = copy.deepcopy(
+            after_training(name, config | still) if model.kind == "list" else model
+        ).train()
+        own_items = items().take(columns.expand(Q, -1))
+        out = learner.score(learner.encode_query(queries()), learner.encode_item(own_items), pair, mask)
+        found.append((out[:, :4], learner.state_dict()))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    for key, tensor in found[0][1].items():
+        torch.testing.assert_close(tensor, found[1][1][key], msg=key)
 
 
 def test_save_and_load_give_the_same_bytes_of_output(named, tmp_path):

@@ -318,9 +318,10 @@ def as_stored(rep: Rep, keys: Tensor, specs: Sequence[RepSpec], kept: Sequence[R
             real = inside(length, tensor.shape[1])
             tensor = tensor.masked_fill(~real.reshape(*real.shape, *[1] * len(spec.shape)), 0)
             out[spec.length] = length
-        if tensor.is_floating_point() and not (finite := tensor.isfinite().flatten(1).all(1)).all():
+        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+            broken = keys[~finite.reshape(len(keys), -1).all(1).to(keys.device)]
             raise DataError(
-                f"{spec.name} of item {int(keys[~finite][0])} is NaN or infinite as {spec.dtype}",
+                f"{spec.name} of item {int(broken[0])} is NaN or infinite as {spec.dtype}",
                 remedy="store bfloat16 or float32 where float16 is too narrow; else look for a diverged "
                 "training run",
             )

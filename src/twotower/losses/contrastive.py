@@ -14,6 +14,7 @@ def info_nce(
     *,
     temperature: float | Tensor = 0.1,
     item_keys: Tensor | None = None,
+    seen: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
     """Mean of -log(exp(cos(q_b, i_b) / tau) / sum over b' of exp(cos(q_b, i_b') / tau)) (van den Oord et al.
@@ -24,6 +25,7 @@ def info_nce(
     | query, item | (B, D) | row b of both is a matching pair; the other rows' items are negatives |
     | temperature | scalar | tau                                                                   |
     | item_keys   | (B,)   | keys or ids; the same item in another row is no negative              |
+    | seen        | (B, B) | true where the row's user likes the column's item: no negative        |
     | weight      | (B,)   | weight of each pair in the mean, default 1                            |
 
     Negatives come as often as items are popular, and nothing corrects for it: a regulariser of
@@ -38,4 +40,4 @@ def info_nce(
     if len(query) == 0:
         return (query.sum() + item.sum()) * 0.0  # a part of the graph all the same
     cosine = F.normalize(query, dim=-1) @ F.normalize(item, dim=-1).T
-    return sampled_softmax(cosine, temperature=temperature, item_keys=item_keys, weight=weight)
+    return sampled_softmax(cosine, temperature=temperature, item_keys=item_keys, seen=seen, weight=weight)

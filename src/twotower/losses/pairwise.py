@@ -81,6 +81,8 @@ def pairwise_logistic(
 def _over_negatives(
     positive: Tensor, negative: Tensor, weight: Tensor | None, loss: Callable[[Tensor], Tensor]
 ) -> Tensor:
+    if positive.dtype.itemsize < 4:
+        positive, negative = positive.float(), negative.float()
     there = negative != -torch.inf
     # a masked negative's difference would be infinite, and infinity times zero is NaN in the gradient
     difference = positive[:, None] - negative.masked_fill(~there, 0.0)

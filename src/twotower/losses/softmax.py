@@ -80,7 +80,12 @@ def sampled_softmax(
     """
     check_options(temperature, log_q, correction)
     target = default_target((len(scores), scores.shape[1]), target, scores.device)
-    logits = (scores.float() if scores.dtype.itemsize < 4 else scores) / temperature
+    scores = scores.float() if scores.dtype.itemsize < 4 else scores
+    if isinstance(temperature, Tensor) and temperature.requires_grad:  # its slope is NaN at infinite scores
+        gone = scores == -torch.inf
+        logits = (scores.masked_fill(gone, 0.0) / temperature).masked_fill(gone, -torch.inf)
+    else:
+        logits = scores / temperature
     positive = torch.arange(scores.shape[1], device=scores.device) == target[:, None]  # (B, C)
     if log_q is not None:
         log_q = clip_log_q(log_q, min_q).to(logits.dtype).expand_as(logits)

@@ -5,6 +5,7 @@ Letters: Q queries, C shared candidates, K own candidates of a query, T (query, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -102,9 +103,9 @@ class Model(nn.Module, ABC):
         """The same weights with another of `stores`: the same scores at other costs."""
         if store not in self.stores:
             raise ConfigError(f"{type(self).__name__} stores {list(self.stores)}, not {store!r}")
-        other = type(self)(self.spec, self.config.model_copy(update={"store": store}))
-        other.load_state_dict(self.state_dict())
-        return other.train(self.training)
+        other = copy.deepcopy(self)  # no weight depends on the depth
+        other.config = self.config.model_copy(update={"store": store})
+        return other
 
     def item_state(self) -> dict[str, Tensor]:
         """The part of the state that `encode_item` reads; all of it unless a model knows better."""

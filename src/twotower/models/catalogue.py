@@ -98,12 +98,18 @@ def load_model(directory: Path, only: str | None = None) -> Model:
         raise StorageError(f"{directory}: no trained model here ({error.filename} is missing)") from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise StorageError(f"{directory}: the model cannot be read: {error}") from error
+    if not {"model", "config", "spec", "digest"} <= about.keys():
+        raise StorageError(f"{directory / 'model.json'}: no description of a model; save the model again")
     if only is not None and about["model"] != only:
         raise MismatchError(f"{directory} holds a {about['model']!r}, not a {only!r}")
     spec = FeatureSpec.parse(about["spec"], where=str(directory / "model.json"))
     model = make_model(about["model"], spec, about["config"])
-    model.load_state_dict(tensors)
-    if model.digest() != about["digest"]:
+    try:
+        model.load_state_dict(tensors)
+        belong = model.digest() == about["digest"]
+    except RuntimeError:  # other names or shapes
+        belong = False
+    if not belong:
         raise MismatchError(
             f"{directory}: weights and model.json do not belong together; save the model again"
         )

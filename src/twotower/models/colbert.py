@@ -91,7 +91,9 @@ class ColBERT(Model):
         self.query_marker = nn.Parameter(torch.randn(config.dim))
         self.item_marker = nn.Parameter(torch.randn(config.dim))
         self.pair_fields = config.pair
-        self.known = PairShare(1 + len(config.pair)) if config.pair else None  # MaxSim is the first of them
+        self.known = (
+            PairShare(("maxsim", *config.pair)) if config.pair else None
+        )  # MaxSim is the first of them
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

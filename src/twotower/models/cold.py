@@ -29,7 +29,7 @@ from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.joint import Joint, JointConfig, column_spec
 from twotower.nn.cost import linear_flops
-from twotower.nn.hashed import HashedCrosses
+from twotower.nn.hashed import HashedCrosses, crossed_columns
 from twotower.nn.mlp import Norm, behind, mlp
 from twotower.nn.split import SplitLinear, side_by_side
 from twotower.types import Batch, Rep, RepSpec
@@ -59,7 +59,8 @@ class COLD(Joint):
     def __init__(self, spec: FeatureSpec, config: COLDConfig) -> None:
         _check(config, spec)
         super().__init__(spec, config, keep=config.keep)
-        crossed = [(spec[q], spec[i]) for q, i in config.crosses if _kept(config, q, i)]
+        crosses = crossed_columns(spec, config.crosses)
+        crossed = [(query, item) for query, item in crosses if _kept(config, query.name, item.name)]
         self.crosses = nn.ModuleList(
             HashedCrosses([pair], config.buckets, config.embedding, sparse=config.sparse) for pair in crossed
         )
@@ -182,17 +183,6 @@ def _once(columns: Sequence[Column]) -> list[Column]:
 
 def _check(config: COLDConfig, spec: FeatureSpec) -> None:
     """Names in the config must be names of the spec, and crosses cross the sides."""
-    crossable = [column for column in spec.columns if column.kind in ("id", "category", "bag")]
-    left = [column.name for column in crossable if column.side != "item"]
-    right = [column.name for column in crossable if column.side == "item"]
-    for query, item in config.crosses:
-        if query not in left or item not in right:
-            raise ConfigError(
-                f"crosses: [{query}, {item}] is no pair of a query's and an item's ids, categories or bags; "
-                f"expected one of {left} and one of {right}"
-            )
-    if len(set(config.crosses)) < len(config.crosses):
-        raise ConfigError(f"crosses: a pair twice in {[list(pair) for pair in config.crosses]}")
     groups = [column.name for column in spec.columns] + [cross_name(*pair) for pair in config.crosses]
     for name in config.keep or ():
         if name not in groups:

@@ -87,7 +87,7 @@ class CrossEncoder(Model):
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(self.encoder.dim, 1)
         self.pair_fields = config.pair
-        self.known = PairShare(len(config.pair)) if config.pair else None
+        self.known = PairShare(config.pair) if config.pair else None
         if self.known is not None:  # the first scores are the pair fields' own
             nn.init.zeros_(self.head.weight)
 

@@ -151,8 +151,9 @@ class FIT(Decoupled):
         """
         (Q, N, G, _), (C, H, _) = query["heads"].shape, item["heads"].shape
         share = item["share"] if "share" in item else functional.one_hot(item["meta"], N)
-        users = query["heads"].transpose(1, 2).reshape(Q * G, -1)
-        items = (share[:, None, :, None] * item["heads"].unsqueeze(2)).reshape(C * H, -1)
+        length = N * query["heads"].shape[-1]
+        users = query["heads"].transpose(1, 2).reshape(Q * G, length)
+        items = (share[:, None, :, None] * item["heads"].unsqueeze(2)).reshape(C * H, length)
         similarity: Tensor = (users @ items.T).view(Q, G, C, H)
         if "share" in item:
             similarity = similarity / self._lengths(query["heads"], share).unsqueeze(-1)

@@ -29,10 +29,9 @@ from typing import Literal
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from twotower.data.spec import FeatureSpec
-from twotower.losses.softmax import sampled_softmax
+from twotower.losses.contrastive import info_nce
 from twotower.models.base import masked
 from twotower.models.decoupled import Decoupled, DecoupledConfig
 from twotower.nn.gate import GateKind, gate
@@ -102,7 +101,8 @@ class IntTower(Decoupled):
         heads = torch.stack([read(h) for read, h in zip(self.query_heads, met, strict=True)], dim=1)
         if self.config.scale:
             heads = heads * self.log_scale.exp()[:, None]
-        return Rep(rep, heads=heads.view(len(fields), -1, self.config.head_dim))  # (Q, L * H, D)
+        shape = len(met) * self.config.heads, self.config.head_dim
+        return Rep(rep, heads=heads.view(len(fields), *shape))  # (Q, L * H, D)
 
     def item_part(self, fields: Tensor) -> Rep:
         last = _outputs(self.item_tower, self.item_gate(fields).flatten(-2))[-1]
@@ -147,10 +147,9 @@ class IntTower(Decoupled):
         row, column = (labels > 0.5).nonzero()[: self.config.cir_anchors].unbind(1)  # batches are shuffled
         at = (row, column) if item["latent"].dim() == 3 else (column,)  # own, or shared
         users, items = query["latent"][row], item["latent"][at]
-        if len(row) == 0:
-            return {"cir": (users.sum() + items.sum()) * 0.0}  # a part of the graph all the same
-        loss = sampled_softmax(
-            normalize(users, dim=-1) @ normalize(items, dim=-1).T,
+        loss = info_nce(
+            users,
+            items,
             temperature=self.config.cir_temperature,
             item_keys=item["id"][at] if "id" in item else None,
             seen=_same(query["id"][row]) if "id" in query else None,

@@ -19,6 +19,7 @@ from abc import abstractmethod
 from collections.abc import Collection
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class Joint(Model):
         self.id_columns = list(self.inputs.item_columns)  # what ``store: ids`` keeps
         self.history = self.inputs.history
         self.pair_fields = config.pair
-        self.pair = PairField(len(config.pair), config.embedding) if config.pair else None
+        self.pair = PairField(config.pair, config.embedding) if config.pair else None
         sizes = [self.inputs.query_size, self.inputs.item_size, *([config.embedding] if config.pair else [])]
         self.sizes = tuple(sizes)  # of the parts of a first layer's input
 
@@ -130,12 +131,24 @@ class Joint(Model):
         return part.join(self.item_beside(item))
 
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
+        Q, K, own = next(iter(query.values())).shape[0], *self._candidates(item)
+        if self.training and self.kind == "joint" and own and mask is not None and not mask.all():
+            return self._score_real(query, item, pair, mask.expand(Q, K))
         parts = self._parts(item)
-        Q, K = next(iter(query.values())).shape[0], self._candidates(item)
         if self.pair is None:
             return masked(self.interact(query, parts, None), mask)
-        vector, share = self.pair(pair_columns(pair, self.config.pair, (Q, K)))
+        vector, share = self.pair(pair_columns(pair, self.config.pair, (Q, K)), mask)
         return masked(self.interact(query, parts, vector) + share, mask)
+
+    def _score_real(self, query: Rep, item: Rep, pair: Batch | None, mask: Tensor) -> Tensor:
+        """Scores of own candidates, each real one by itself: gaps cost nothing, and norms do not see them."""
+        row, column = mask.nonzero(as_tuple=True)
+        alone = Rep((name, tensor[row, column][:, None]) for name, tensor in item.items())
+        if pair is not None:
+            known = ((name, pair[name]) for name in self.pair_fields if name in pair)
+            pair = Batch((name, tensor.expand(mask.shape)[row, column][:, None]) for name, tensor in known)
+        scores = self.score(query.take(row), alone, pair).squeeze(1)
+        return scores.new_full(mask.shape, -torch.inf).index_put((row, column), scores)
 
     def item_specs(self) -> tuple[RepSpec, ...]:
         if self.config.store == "ids":
@@ -160,10 +173,11 @@ class Joint(Model):
             for layer in last:
                 nn.init.zeros_(layer.weight)
 
-    def _candidates(self, item: Rep) -> int:
-        """Number of candidates, C or K: the axis before what one item holds."""
-        spec = self.item_specs()[0]
-        return item[spec.name].shape[-1 - len(spec.shape)]
+    def _candidates(self, item: Rep) -> tuple[int, bool]:
+        """Number of candidates, C or K, the axis before what one item holds; and whether they are own."""
+        spec, tensor = self.item_specs()[0], item[self.item_specs()[0].name]
+        before = tensor.shape[: tensor.dim() - len(spec.shape)]
+        return before[-1], len(before) == 2
 
     def _parts(self, item: Rep) -> Rep:
         """The deepest form of a stored representation."""

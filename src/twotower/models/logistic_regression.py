@@ -59,7 +59,7 @@ class LogisticRegression(Model):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
         self.pair_fields = config.pair
-        self.known = PairShare(len(config.pair)) if config.pair else None
+        self.known = PairShare(config.pair) if config.pair else None
 
     def encode_query(self, query: Batch) -> Rep:
         """The sum of the query's own weights, and the columns that meet the item's."""
@@ -75,7 +75,7 @@ class LogisticRegression(Model):
         if self.crosses is not None:
             logits = logits + self.crosses(query, item, own=linear.dim() == 2).squeeze(-1)
         if self.known is not None:
-            logits = logits + self.known(pair_columns(pair, self.pair_fields, logits.shape))
+            logits = logits + self.known(pair_columns(pair, self.pair_fields, logits.shape), mask)
         return masked(logits, mask)
 
     def item_specs(self) -> tuple[RepSpec, ...]:

@@ -64,7 +64,7 @@ class MatrixRanker(Model):
         self.config = config
         self.history = self.lists.history
         self.pair_fields = config.pair
-        self.known = PairShare(len(config.pair)) if config.pair else None
+        self.known = PairShare(config.pair) if config.pair else None
 
     # what a model of the matrix consists of -----------------------------------------------------------
 
@@ -116,7 +116,7 @@ class MatrixRanker(Model):
             )
         scores = self.judge(features, query)
         if self.known is not None:
-            scores = scores + self.known(pair_columns(pair, self.pair_fields, scores.shape))
+            scores = scores + self.known(pair_columns(pair, self.pair_fields, scores.shape), mask)
         return masked(scores, mask)
 
     def item_specs(self) -> tuple[RepSpec, ...]:

@@ -66,7 +66,7 @@ class PRM(Joint):
         self.start_from_pair(self.out)
 
     def score(self, query: Rep, item: Rep, pair: Batch | None = None, mask: Tensor | None = None) -> Tensor:
-        shape = next(iter(query.values())).shape[0], self._candidates(item)
+        shape = next(iter(query.values())).shape[0], self._candidates(item)[0]
         of_list = Rep() if mask is None else Rep(mask=mask)
         if self.config.position:
             of_list["place"] = pair_columns(pair, (self.config.position,), shape)[..., 0]

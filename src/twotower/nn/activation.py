@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.nn.row_norm import BatchNorm
+
 Activation = Literal["relu", "prelu", "dice"]
 
 
@@ -34,13 +36,13 @@ class Dice(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(dim, eps=1e-8, affine=False)
+        self.norm = BatchNorm(dim, eps=1e-8, affine=False)
         self.alpha = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)"""
-        p = self.norm(x.reshape(-1, x.shape[-1])).sigmoid().view(x.shape)
-        return x * torch.lerp(self.alpha, torch.ones_like(self.alpha), p)
+        p: Tensor = self.norm(x.reshape(-1, x.shape[-1])).sigmoid().view(x.shape)
+        return x * (self.alpha + (1 - self.alpha) * p)
 
 
 def activation(name: Activation, dim: int) -> nn.Module:

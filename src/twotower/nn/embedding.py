@@ -14,7 +14,7 @@ from torch.nn import functional
 from twotower.data.spec import Column
 from twotower.types import PAD, UNKNOWN, Batch
 
-CATEGORICAL = ("id", "category", "bag", "sequence")
+CATEGORICAL, LINEAR = ("id", "category", "bag", "sequence"), ("number", "vector")
 
 
 class Embeddings(nn.Module):
@@ -40,12 +40,18 @@ class Embeddings(nn.Module):
         self.dropout = {c.name: c.dropout for c in columns if c.dropout > 0 and c.kind in ("id", "category")}
         self.table = nn.Embedding(rows, dim, sparse=sparse)
         self.linear = nn.ModuleDict(
-            {c.name: nn.Linear(c.width, dim, bias=False) for c in columns if c.kind in ("number", "vector")}
+            {_key(c.name): nn.Linear(c.width, dim, bias=False) for c in columns if c.kind in LINEAR}
         )
         nn.init.normal_(self.table.weight, std=dim**-0.5)
         with torch.no_grad():
             for start in self.starts.values():
                 self.table.weight[start + PAD].zero_()
+
+    def linear_of(self, name: str) -> nn.Linear:
+        """The map of a number's or a vector's column."""
+        layer = self.linear[_key(name)]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def indices(self, name: str, values: Tensor) -> Tensor:
         """Rows of the table for a categorical column, after id dropout (training only)."""
@@ -67,8 +73,8 @@ class Embeddings(nn.Module):
         for column in columns:
             if column.kind == "bag":
                 vectors[column.name] = self._bag(column.name, batch[column.name])
-            elif column.kind in ("number", "vector"):
-                vectors[column.name] = self.linear[column.name](batch[column.name])
+            elif column.kind in LINEAR:
+                vectors[column.name] = self.linear_of(column.name)(batch[column.name])
         return torch.stack([vectors[c.name] for c in columns], dim=-2)
 
     def _single(self, batch: Batch, columns: Sequence[Column]) -> Tensor:
@@ -82,8 +88,11 @@ class Embeddings(nn.Module):
         return mean
 
     def sequence(self, name: str, values: Tensor) -> Tensor:
-        """(..., L, D): a vector per place of a sequence column; padded places are zero."""
-        rows: Tensor = self.table(self.indices(name, values)) * (values != PAD).unsqueeze(-1)
+        """(..., L, D): a vector per place of a sequence column; padded places are zero.
+
+        Without id dropout also by the name of an item's id: what is dropped there is the candidate, no event.
+        """
+        rows: Tensor = self.table(values.long() + self.starts[name]) * (values != PAD).unsqueeze(-1)
         return rows
 
     def sequence_mean(self, name: str, values: Tensor) -> Tensor:
@@ -99,3 +108,10 @@ class Embeddings(nn.Module):
             sparse=self.table.sparse,
         )
         return mean
+
+
+def _key(name: str) -> str:
+    """A column's name as a module may have it: with neither dots nor the name of one of its methods."""
+    if "." not in name and not hasattr(nn.ModuleDict, name) and name not in ("", "training"):
+        return name
+    return "column " + name.replace("%", "%25").replace(".", "%2E")

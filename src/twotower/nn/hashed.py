@@ -68,7 +68,8 @@ class HashedCrosses(nn.Module):
 
     def forward(self, query: Batch, item: Batch, own: bool) -> Tensor:
         """``query`` columns are (Q,) or (Q, V); ``item``'s (C,) or (C, W), or with ``own`` (Q, K[, W])."""
-        left = {name: query[name].view(query[name].shape[0], 1, -1) for name, _ in self.crosses}  # (Q, 1, V)
+        left = {name: query[name].unsqueeze(1) for name, _ in self.crosses}  # (Q, 1) or (Q, 1, V)
+        left = {name: x if x.dim() == 3 else x.unsqueeze(-1) for name, x in left.items()}  # (Q, 1, V)
         right = {name: _own_bags(item[name], own) for _, name in self.crosses}  # (Q or 1, K, W)
         shares = {n: _shares(x) for n, x in left.items()}, {n: _shares(y) for n, y in right.items()}
         hashes, values, weights = [], [], []  # of all crosses: P pairs of values, V x W of each

@@ -81,7 +81,7 @@ class History(nn.Module):
     def forward(self, batch: Batch, embeddings: Embeddings) -> Tensor:
         """(Q, D): the whole history of each query."""
         history = batch[self.name]
-        if history.shape[1] == 0:
+        if not history.numel():
             return self.empty.expand(len(history), -1)
         last = last_place(history)
         if isinstance(self.encoder, CausalMean) and self.elapsed is None:

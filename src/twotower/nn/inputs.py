@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from twotower.data.spec import FeatureSpec
 from twotower.errors import ConfigError
 from twotower.nn.cost import linear_flops
-from twotower.nn.embedding import Embeddings
+from twotower.nn.embedding import LINEAR, Embeddings
 from twotower.nn.history import History, HistoryConfig
 from twotower.types import Batch
 
@@ -42,6 +42,9 @@ class Inputs(nn.Module):
         if history and not sequences:
             raise ConfigError("the model reads a history, but the schema declares no sequence field")
         sequences = [c for c in sequences if c in kept]
+        if len(sequences) > 1:
+            names = ", ".join(c.name for c in sequences)
+            raise ConfigError(f"the model reads one history, and there are {names}; choose one by features:")
         if not self.item_columns or not (self.query_columns or sequences):
             raise ConfigError("a tower has no features: declare fields for both the query and the item")
         targets = [spec[str(c.of)] for c in sequences if spec[str(c.of)] not in fields]  # theirs are its rows
@@ -72,9 +75,7 @@ class Inputs(nn.Module):
     def item_flops(self) -> int:
         """FLOPs of the field vectors of one item: those of its numbers and vectors; ids are looked up."""
         return sum(
-            linear_flops(self.embeddings.linear[c.name])
-            for c in self.item_columns
-            if c.kind in ("number", "vector")
+            linear_flops(self.embeddings.linear_of(c.name)) for c in self.item_columns if c.kind in LINEAR
         )
 
     def _with_columns(self, query: Batch, past: list[Tensor], row: Tensor | None) -> Tensor:

@@ -6,24 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from twotower.nn.activation import Activation, activation
 from twotower.nn.dropout import Dropout
+from twotower.nn.row_norm import RowNorm
 
 Norm = Literal["none", "layer", "batch"]
-
-
-class RowNorm(nn.Module):
-    """Batch normalisation over all leading axes, so that (Q, K, D) candidates are Q x K rows."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(x.reshape(-1, x.shape[-1])).reshape(x.shape)
-        return out
 
 
 def mlp(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.errors import ConfigError
 from twotower.nn.dropout import Dropout, dropout
 from twotower.types import PAD
 
@@ -55,6 +56,8 @@ class CausalEncoder(nn.Module):
         self, dim: int, max_length: int, *, blocks: int, heads: int, dropout: float, widen: int = 4
     ) -> None:
         super().__init__()
+        if dim % heads:
+            raise ConfigError(f"attention: {heads} heads do not divide a history of {dim} floats")
         self.places = nn.Embedding(max_length, dim)
         nn.init.normal_(self.places.weight, std=dim**-0.5)
         self.dropout = Dropout(dropout)

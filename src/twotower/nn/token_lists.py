@@ -146,7 +146,7 @@ class FieldTokens(TokenLists):
         for column in columns:
             values = batch[column.name]
             if column.kind in ("number", "vector"):
-                vector = self.embeddings.linear[column.name](values).unsqueeze(-2)
+                vector = self.embeddings.linear_of(column.name)(values).unsqueeze(-2)
                 there = torch.ones(vector.shape[:-1], dtype=torch.bool, device=vector.device)
                 term = torch.full_like(there, NO_TERM, dtype=torch.int64)
             else:

@@ -71,9 +71,10 @@ def top_k_of(
 ) -> Candidates:
     """The k best of all items by any scorer: ``score(start, stop)`` gives (Q, stop - start).
 
-    As `top_k` otherwise. Scores are compared in float32. A chunk takes about ``memory_mb`` of scores; what
-    the scorer needs beside them is its own affair, so heavy scorers are given a smaller budget. ``fresh``
-    says that nobody else holds the tensors ``score`` returns, so exclusions are written into them uncopied.
+    As `top_k` otherwise. Scores are compared in float32; NaN is no candidate. A chunk takes about
+    ``memory_mb`` of scores; what the scorer needs beside them is its own affair, so heavy scorers are given a
+    smaller budget. ``fresh`` says that nobody else holds the tensors ``score`` returns, so exclusions are
+    written into them uncopied.
 
     Raises
     ------
@@ -103,6 +104,10 @@ def top_k_of(
             scores[banned_row[here], exclude.values[here] - start] = -torch.inf
         columns = _best_columns(scores, k)
         values = scores.gather(1, columns)
+        if values.isnan().any():  # it would stand first in a chunk, and last among several
+            scores = scores.masked_fill(scores.isnan(), -torch.inf)
+            columns = _best_columns(scores, k)
+            values = scores.gather(1, columns)
         keys = (columns + start).masked_fill(values == -torch.inf, NO_ITEM)
         if best is not None:
             keys, values = torch.cat([best.keys, keys], 1), torch.cat([best.scores, values], 1)

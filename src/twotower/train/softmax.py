@@ -209,7 +209,7 @@ class InBatch(_Softmax):
             column = _columns(candidates, own.to(keys.device))
             scores = model.score(query, Rep((name, t[column]) for name, t in item.items()))
             losses["distil"] = self.distil.follow(scores.float(), said, own.to(keys.device) != NO_ITEM)
-        return {**losses, **self.penalties(model, query, item, lambda: same(keys, candidates))}
+        return {**losses, **self.penalties(model, query, item, lambda: _own_column(keys, candidates))}
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {"draw": self.draw.get_state()}
@@ -258,7 +258,7 @@ class Sampled(_Softmax):
                 weight=weights,
             )
         shown = torch.cat([keys, negatives])
-        return {self.loss: loss, **self.penalties(model, query, item, lambda: same(keys, shown))}
+        return {self.loss: loss, **self.penalties(model, query, item, lambda: _own_column(keys, shown))}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"draw": self.draw.get_state()}
@@ -302,6 +302,11 @@ class FullSoftmax(_Softmax):
 def same(keys: Tensor, candidates: Tensor) -> Tensor:
     """(T, C) labels of shared candidates: 1 where a candidate is the target itself."""
     return (keys[:, None] == candidates).float()
+
+
+def _own_column(keys: Tensor, candidates: Tensor) -> Tensor:
+    """(T, C) the same where candidate t is row t's target: other copies of it are no further positives."""
+    return torch.eye(len(keys), len(candidates), device=keys.device)
 
 
 def _columns(candidates: Tensor, keys: Tensor) -> Tensor:
