@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from twotower.losses.contrastive import info_nce
 
@@ -54,3 +55,12 @@ def test_one_pair_and_none():
     loss = info_nce(empty, torch.zeros(0, 3), item_keys=torch.zeros(0).long())
     loss.backward()
     assert loss.item() == 0
+
+
+def test_what_the_user_likes_as_well_is_no_negative():
+    pairs, seen = torch.randn(3, 4), torch.zeros(3, 3, dtype=torch.bool)
+    seen[0, 1] = seen[1, 0] = True
+    others = [[0, 2], [1, 2], [0, 1, 2]]
+    cosine = normalize(pairs, dim=-1) @ normalize(pairs, dim=-1).T / 0.1
+    expected = [cosine[row, row] - cosine[row, others[row]].logsumexp(0) for row in range(3)]
+    torch.testing.assert_close(info_nce(pairs, pairs, seen=seen), -torch.stack(expected).mean())

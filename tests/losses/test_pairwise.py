@@ -39,3 +39,8 @@ def test_order_of_negatives_does_not_matter(loss):
     generator = torch.Generator().manual_seed(0)
     positive, negative = torch.randn(4, generator=generator), torch.randn(4, 6, generator=generator)
     torch.testing.assert_close(loss(positive, negative), loss(positive, negative.flip(1)))
+
+
+def test_half_precision_is_widened():
+    positive, negative = torch.randn(5).bfloat16(), torch.randn(5, 3).bfloat16()
+    assert torch.equal(bpr(positive, negative), bpr(positive.float(), negative.float()))

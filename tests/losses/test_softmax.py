@@ -222,3 +222,13 @@ def test_wrong_options_are_named(options, message):
 def test_more_rows_than_columns_need_a_target():
     with pytest.raises(ConfigError, match="3 rows but 2 candidates"):
         sampled_softmax(torch.zeros(3, 2))
+
+
+def test_a_learned_temperature_has_a_slope_beside_masked_candidates():
+    temperature = torch.tensor(0.5, requires_grad=True)
+    gone = torch.tensor([[1.0, 0.5, -torch.inf], [0.0, 2.0, -torch.inf]])
+    sampled_softmax(gone, temperature=temperature).backward()
+    slope = temperature.grad.clone()
+    temperature.grad = None
+    sampled_softmax(gone[:, :2], temperature=temperature).backward()
+    torch.testing.assert_close(slope, temperature.grad)

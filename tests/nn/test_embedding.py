@@ -91,3 +91,24 @@ def test_sparse_tables_give_sparse_gradients():
     embeddings(ROWS, [USER, MOVIE]).sum().backward()
     assert embeddings.table.weight.grad.is_sparse
     assert embeddings.table.weight.grad.coalesce().indices().tolist() == [[2, 4, 5 + 1, 5 + 5]]
+
+
+def test_a_column_may_be_called_like_a_method_of_a_module_or_have_a_dot():
+    names = ["children", "items", "user.age", "training", "a%2E"]
+    columns = [Column(name=name, kind="number", side="query", width=1) for name in names]
+    layer = Embeddings(columns, 3)
+    out = layer(Batch((name, torch.full((1, 1), 2.0)) for name in names), columns)
+    for place, name in enumerate(names):
+        torch.testing.assert_close(out[0, place], 2 * layer.linear_of(name).weight[:, 0])
+    again = Embeddings(columns, 3)
+    again.load_state_dict(layer.state_dict())
+
+
+def test_events_of_a_history_are_never_dropped():
+    item = MOVIE.model_copy(update={"dropout": 0.9})
+    layer = Embeddings([item, PAST], 3).train()
+    events = torch.full((200, 4), 3)
+    for name in ("past", "movie"):  # as target attention asks
+        rows = layer.sequence(name, events)
+        assert (rows == rows[0, 0]).all()
+    assert len(layer(Batch(movie=torch.full((200,), 3)), [item]).unique(dim=0)) == 2

@@ -127,3 +127,11 @@ def test_mistakes_are_named():
         top_k_of(lambda a, b: scores[:, a:b], 2, 3, 1, exclude=Ragged.of([[0]]))
     with pytest.raises(ConfigError, match="the scorer gave"):
         top_k_of(lambda a, b: scores, 2, 2, 1)
+
+
+@pytest.mark.parametrize("memory_mb", [4e-6, 32.0])
+def test_nan_is_no_candidate_in_whatever_chunks(memory_mb):
+    nan = float("nan")
+    scores = torch.tensor([[nan, 1.0, 2.0, 0.0], [nan, nan, nan, 3.0]])
+    found = top_k_of(lambda start, stop: scores[:, start:stop], 2, 4, k=2, memory_mb=memory_mb)
+    assert found.keys.tolist() == [[2, 1], [3, -1]]

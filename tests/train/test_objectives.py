@@ -262,6 +262,23 @@ def test_penalties_of_the_model_are_added():
     ]
 
 
+@pytest.mark.parametrize("config", [InBatchConfig(uniform=5), SampledConfig(negatives=6)])
+def test_copies_of_a_target_are_no_further_positives(config):
+    seen = []
+
+    class Sized(TwoTower):
+        def penalties(self, query, item, labels):
+            seen.append(labels)
+            return {}
+
+    model, batch = two_tower(), events()
+    model.__class__ = Sized
+    batch.items[:] = batch.items[0]
+    make_objective(config, ITEMS, COUNTS, SEED)(model, batch)
+    T = len(batch.items)
+    assert torch.equal(seen[0].nonzero(), torch.arange(T)[:, None].expand(T, 2))
+
+
 @pytest.mark.parametrize(
     "config",
     [InBatchConfig(uniform=5), InBatchConfig(log_q="streaming"), SampledConfig(negatives=6, alpha=1.0)],

@@ -128,7 +128,7 @@ def crossed_columns(
     for query, item in crosses:
         if query not in left or item not in right:
             raise ConfigError(
-                f"crosses: {[query, item]} is no pair of a query's and an item's values; "
+                f"crosses: [{query}, {item}] is no pair of a query's and an item's values; "
                 f"expected one of {left} and one of {right}"
             )
     if len(set(crosses)) < len(crosses):
