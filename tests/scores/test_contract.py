@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from twotower.errors import ConfigError
+from twotower.scores import multihead as multihead_module
 from twotower.scores.dot import cosine, dot
 from twotower.scores.maxsim import maxsim
 from twotower.scores.mixture import mixture
@@ -117,3 +118,17 @@ def test_shapes_that_do_not_fit_are_named(case):
 
 def test_zero_vectors_have_cosine_zero():
     assert cosine(torch.ones(1, 3), torch.zeros(2, 3)).tolist() == [[0, 0]]
+
+
+def test_many_heads_in_blocks_score_and_learn_as_all_at_once(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    query, item = torch.randn(5, 3, 4, generator=draw), torch.randn(7, 2, 4, generator=draw)
+    mask, found = torch.rand(5, 7, generator=draw) < 0.5, []
+    for held in (multihead_module.HELD, 0):
+        monkeypatch.setattr(multihead_module, "HELD", held)
+        sides = query.clone().requires_grad_(), item.clone().requires_grad_()
+        scores = multihead(*sides, mask)
+        scores[mask].sin().sum().backward()
+        found.append([scores.detach(), *(side.grad for side in sides)])
+    for once, blocks in zip(*found, strict=True):
+        torch.testing.assert_close(once, blocks)
