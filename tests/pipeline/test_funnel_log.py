@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import polars as pl
 import pytest
 import torch
@@ -82,6 +84,37 @@ def test_a_recipe_trains_a_preranker_on_it(trained, tiny, log, tmp_path):
     pipeline.prepare()
     assert "prerank" in pipeline.train()
     assert repr(pipeline.cascade()) == "retrieve(30) >> prerank(20) >> rank(10)"
+
+
+def test_a_log_that_has_grown_is_learnt_from_again(trained, tiny, log, tmp_path):
+    directory = tmp_path / "log"
+    shutil.copytree(log[0], directory)
+    recipe = tiny("models.ranker.objective={kind: pointwise}", "models.ranker.config.pair=[]")
+    recipe["models"]["light"] = recipe["models"]["ranker"] | {
+        "objective": {
+            "kind": "full-stage",
+            "source": "log",
+            "log": {"directory": str(directory), "within_s": WINDOW_S},
+        }
+    }
+    recipe["cascade"].insert(1, {"stage": "prerank", "model": "light", "k": 20})
+    said = []
+
+    def train():
+        del said[:]
+        pipeline = Pipeline(Recipe.parse(recipe), tmp_path / "run", say=said.append)
+        pipeline.prepare()
+        pipeline.train()
+        return [line.partition(":")[0] for line in said if ": training" in line]
+
+    assert train() == ["retriever", "light", "ranker"]
+    assert train() == []
+    served = next(path for path in directory.rglob("*.parquet"))
+    served.touch()  # the same content
+    assert train() == []
+    (directory / "more").mkdir()
+    shutil.copy(served, directory / "more" / "copy.txt")  # whatever is there now was not before
+    assert train() == ["light"]
 
 
 def test_a_log_of_another_funnel_is_named(trained, log):

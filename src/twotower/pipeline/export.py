@@ -29,6 +29,8 @@ def export_vectors(directory: str | Path, out: str | Path) -> dict[str, tuple[Pa
     ------
     ConfigError
         The run has no cascade, or its retriever is not trained.
+    MismatchError
+        The recipe or the data have changed since it was trained.
     StorageError
         A file could not be written; nothing half-written is left.
     """
@@ -39,6 +41,7 @@ def export_vectors(directory: str | Path, out: str | Path) -> dict[str, tuple[Pa
     retriever = next((n for n in first.models if pipeline.recipe.model_kind(n) == "dot"), None)
     if retriever is None:
         raise ConfigError(f"{directory}: the retrieve stage has no model, so there are no vectors to export")
+    pipeline.check_trained(retriever)
     model = pipeline.model(retriever)
     prepared = pipeline.prepared
 

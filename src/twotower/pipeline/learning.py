@@ -13,7 +13,6 @@ from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
 from twotower.data.batches import EventBatches, Examples, ListBatches
 from twotower.data.collection import Collection
-from twotower.data.elapsed import elapsed_name
 from twotower.data.full_stage import TEACHER_SCORE
 from twotower.data.hard_negatives import HardNegatives, Judged
 from twotower.data.sequences import SequenceBatches
@@ -179,9 +178,7 @@ def _source(
         return source, by_ranking
     if past is None:
         raise ConfigError(f"model {name!r}: batches: sequences needs a model with a history")
-    queries = prepared.request_columns(torch.arange(len(prepared.dataset.queries)), train)
-    made = (past.name, elapsed_name(past.name))  # by the batches themselves
-    queries = Batch((n, t) for n, t in queries.items() if n not in made)
+    queries = prepared.known_columns(torch.arange(len(prepared.dataset.queries)))
     source = SequenceBatches(
         past, queries, batch_size=size, windows="all", horizon=about.horizon, seed=recipe.seed
     )

@@ -15,6 +15,7 @@ from twotower.baselines.base import Baseline
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.own_source import OwnSource
 from twotower.cascade.rank import Rank
+from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.evaluate.report import Report
 from twotower.models.base import Model
 from twotower.models.catalogue import save_model
@@ -30,7 +31,7 @@ from twotower.pipeline.so_far import SoFar
 from twotower.pipeline.stages import ScoreRecipe
 from twotower.pipeline.teaching import asked, miners, teachers
 from twotower.pipeline.warm import Earlier
-from twotower.pipeline.workspace import Workspace, fingerprint, write_text
+from twotower.pipeline.workspace import Workspace, digests_below, fingerprint, write_text
 from twotower.train.events import JsonLines, Listener, all_of, silent
 from twotower.train.run import FitResult
 
@@ -82,16 +83,16 @@ class Pipeline:
         if not self.space.done("prepare", mark, self.space.data / "dataset.json"):
             if self.earlier is not None:  # the run may have been moved to where the earlier one was
                 self.earlier.check_apart(self.space)
-            self.space.begin("prepare", mark, self.space.data)
             self.say(f"reading {self.recipe.data.reader} data" + (f" from {self.path}" if self.path else ""))
             prepared = Prepared.make(
                 self.recipe, self.path, self.on_error, self.earlier.features if self.earlier else None
             )
+            self.space.begin("prepare", mark, self.space.data)  # a reader that fails leaves what was there
             prepared.save(self.space.data)
-            if self.earlier is not None:
-                self.earlier.remember(self.space)
             self.space.finish("prepare", mark)
             self.__dict__["prepared"] = prepared
+        if self.earlier is not None:
+            self.earlier.remember(self.space)
         self.space.write_recipe(self.recipe)  # what is asked of the run's models may change without its data
         for note in (*self.prepared.dataset.notes, *self.prepared.features.notes):
             self.say(f"  {note}")
@@ -103,10 +104,17 @@ class Pipeline:
         return Prepared.load(self.recipe, self.space.data)
 
     def _prepare_mark(self) -> str:
-        """What the prepared data was made from; later steps, which are not told where, take it as it is."""
+        """What the data are to be prepared from; who is not told where they are takes them as they are."""
+        rules, finished = self._rules(), self.space.finished().get("prepare", "")
+        if self.path is None and finished.startswith(rules):
+            return finished
+        return f"{rules}-{fingerprint(self.space.digests_of(self.path), self.on_error)}"
+
+    def _rules(self) -> str:
+        """What the recipe says of preparing."""
         r = self.recipe
         history = None if r.history is None else r.history.plain()
-        rules = fingerprint(
+        return fingerprint(
             r.data.plain(),
             r.fields,
             r.positive.plain(),
@@ -114,10 +122,21 @@ class Pipeline:
             history,
             self.earlier and self.earlier.digest,
         )
+
+    def _prepared_mark(self) -> str:
+        """What the prepared data were made from: what models learn, whatever has arrived since.
+
+        Raises
+        ------
+        ConfigError
+            They were made by another recipe, or not at all.
+        """
         finished = self.space.finished().get("prepare", "")
-        if self.path is None and finished.startswith(rules):
-            return finished
-        return f"{rules}-{fingerprint(self.space.digests_of(self.path), self.on_error)}"
+        if not finished.startswith(self._rules()):
+            raise ConfigError(
+                f"{self.space.directory}: its data were not prepared by this recipe; run: twotower prepare"
+            )
+        return finished
 
     # -- train -----------------------------------------------------------------------------------------
 
@@ -126,10 +145,15 @@ class Pipeline:
 
         After each model the cascade so far is measured on validation queries, see `SoFar`.
         """
-        self.assembly.fit_sources(self._prepare_mark(), self._learn_from_training)
+        self.assembly.fit_sources(self._prepared_mark(), self._learn_from_training)
         so_far = SoFar(
             self.recipe, self.space, self._prepared, self.assembly.stage, self._train_mark, self.say
         )
+        for name, about in self.recipe.models.items():
+            if (
+                log := getattr(about.objective, "log", None)
+            ) is not None:  # grows, and is learnt from as it is now
+                self.space.finish(f"log {name}", fingerprint(digests_below(Path(log.directory))))
         order, models = training_order(self.recipe), {}
         for name in order:
             check_rates(self.prepared, name)  # before the models in front of it have taken their hours
@@ -141,11 +165,16 @@ class Pipeline:
     def _train_one(self, name: str) -> Model:
         step, directory = f"train {name}", self.space.model(name)
         mark = self._train_mark(name)
-        if self.space.done(step, mark, directory / "model.json"):
-            self.say(f"{name}: trained already")
-            model = self.model(name)
-            self.assembly.build(name, model)
-            return model
+        if self.space.done(step, mark, directory / "model.json", directory / "model.safetensors"):
+            try:
+                model = self.model(name)
+            except StorageError as error:
+                self.say(f"{name}: {error}; it is trained again")
+                self.space.begin(step, mark, directory)
+            else:
+                self.say(f"{name}: trained already")
+                self.assembly.build(name, model)
+                return model
         resumable = self.space.resumable(step, mark)  # else made from other inputs: start over
         self.space.begin(step, mark, *([] if resumable else [directory]))
         about = self.recipe.models[name]
@@ -186,6 +215,9 @@ class Pipeline:
 
         def start(model: Model) -> None:
             about = self.recipe.models[name].model
+            if name not in earlier.models:
+                self.say(f"{name}: the earlier run has no such model; it starts afresh")
+                return
             self.say(f"{name}: warm start\n{earlier.start(name, about, model, self.prepared.features)}")
 
         return start
@@ -200,16 +232,42 @@ class Pipeline:
             before = stages_before(self.recipe, name)
             upstream += [[s.decisive(), *map(self._train_mark, s.models)] for s in before]
             upstream += [term.plain() for term in self.recipe.value]
-        if about.objective.kind == "full-stage":  # depths decide the roles
+        taught = teachers(self.recipe, name)[:1]
+        if taught or about.objective.kind == "full-stage":  # depths decide the roles, and what is measured
             upstream += [stage.k for stage in self.recipe.cascade if name in stage.models]
             upstream += [stage.k for stage in self.recipe.cascade[:1] if asked(self.recipe, name)]
-            for teacher in teachers(self.recipe, name)[:1]:
+            for teacher in taught:
                 depth = [stage.k for stage in self.recipe.cascade if teacher in stage.models]
                 upstream += [self._train_mark(teacher), depth]
+        if self.recipe.weights is not None and about.objective.kind not in ("lists", "full-stage"):
+            upstream += [self.recipe.weights.plain()]
+        if (log := self.space.finished().get(f"log {name}")) is not None:
+            upstream += [log]
+        if self.earlier is not None:
+            upstream += [digest] if (digest := self.earlier.models.get(name)) else []
         serving = miners(self.recipe, name)
         upstream += [[self._train_mark(miner) for miner in serving]] * bool(serving)
         upstream += [source.decisive() for source in mining_sources(self.recipe, name)]
-        return fingerprint(self._prepare_mark(), about.plain(), self.recipe.seed, upstream)
+        return fingerprint(self._prepared_mark(), about.plain(), self.recipe.seed, upstream)
+
+    def check_trained(self, name: str) -> None:
+        """Refuse a model that is not what the recipe would train on the prepared data.
+
+        Raises
+        ------
+        ConfigError
+            It is not trained, or not to the end.
+        MismatchError
+            The recipe, the data or what it learns from have changed since.
+        """
+        found = self.space.finished().get(f"train {name}")
+        if found is None:
+            raise ConfigError(f"{self.space.directory}: not finished: train {name}; run: twotower train")
+        if found != self._train_mark(name):
+            raise MismatchError(
+                f"{self.space.model(name)}: the recipe or its data have changed since this was trained; "
+                "run: twotower train"
+            )
 
     def model(self, name: str) -> Model:
         return self.assembly.model(name)

@@ -120,7 +120,10 @@ class Recipe(Config):
     value: tuple[ValueTerm, ...] = Option(
         (), description="gains of list objectives as a sum over labels; empty: 1 for a positive"
     )
-    weights: SampleWeights | None = Option(None, description="how much training events count, by a column")
+    weights: SampleWeights | None = Option(
+        None,
+        description="how much training events count, by a column; not read by lists and full-stage",
+    )
     split: SplitConfig = SplitConfig()
     history: HistoryOption | None = HistoryOption()
     models: dict[str, ModelRecipe] = Option(
@@ -226,6 +229,12 @@ class Recipe(Config):
                 check_fits(about.index, many=cls.searched() == "tokens")
             elif isinstance(about, SourceRecipe) and about.similar is not None:
                 check_fits(about.index, many=False)
+        indexes: dict[str, Config] = {}
+        for about in (*first, *self.sources):
+            if not isinstance(about, RetrieveRecipe | SourceRecipe) or about.model is None:
+                continue
+            if indexes.setdefault(about.model, about.index) != about.index:
+                raise ValueError(f"model {about.model!r} has two indexes; it is searched in one way only")
 
     def _check_place(self, number: int, stage: StageForm) -> None:
         """Stages stand in their order, and whole lists are scored behind a ranker only."""

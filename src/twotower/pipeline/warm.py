@@ -28,12 +28,16 @@ class Earlier:
     A root of bundles stands for its current version; a version is checked, unless its ``digest`` is known.
     """
 
-    def __init__(self, directory: str | Path, digest: str | None = None) -> None:
+    def __init__(
+        self, directory: str | Path, digest: str | None = None, models: Mapping[str, str] | None = None
+    ) -> None:
+        """With the ``digest`` of its features and those of its ``models`` the run itself may be gone."""
         if digest is None and any((Path(directory) / name).exists() for name in (CURRENT, MANIFEST)):
             directory = find_version(directory)
             check(directory, stored_digest(directory))
         self.space = Workspace(directory)
         self.digest = digest or self.features.digest()
+        self.models = _models(self.space) if digest is None else dict(models or {})
 
     @cached_property
     def features(self) -> Features:
@@ -63,7 +67,7 @@ class Earlier:
 
     def remember(self, space: Workspace) -> None:
         about = {"directory": str(self.space.directory.resolve()), "digest": self.digest}
-        write_text(space.directory / "warm.json", json.dumps(about, indent=2))
+        write_text(space.directory / "warm.json", json.dumps(about | {"models": self.models}, indent=2))
 
     def start(self, name: str, about: str, model: Model, features: Features) -> WarmStart:
         """Copy the earlier run's model of this name into ``model``, whose vocabularies are ``features``'.
@@ -79,6 +83,12 @@ class Earlier:
             if isinstance(part, Embeddings) and (old_part := parts.get(path)) is not None
         }
         return warm_start(model, old.state_dict(), maps)
+
+
+def _models(space: Workspace) -> dict[str, str]:
+    """Name and digest of the models there are."""
+    found = sorted(space.model("").glob("*/model.json"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8"))["digest"] for path in found}
 
 
 def _table_map(new: Embeddings, old: Embeddings, rows: Mapping[str, np.ndarray]) -> Tensor:

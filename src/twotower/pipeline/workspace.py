@@ -140,6 +140,12 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def digests_below(directory: Path) -> list[tuple[str, str]]:
+    """Name and content of all files of a folder; none where there is no such folder."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return [(path.relative_to(directory).as_posix(), _digest(path)) for path in files]
+
+
 def _digest(path: Path) -> str:
     try:
         return sha256_of(path)

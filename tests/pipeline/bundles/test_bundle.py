@@ -192,10 +192,11 @@ def test_an_unfinished_run_is_not_packed(packed, tmp_path):
         build(run, tmp_path / "root")
 
 
-def test_a_recipe_that_asks_for_other_models_is_not_packed(tiny, packed, tmp_path):
+@pytest.mark.parametrize("change", ["models.ranker.config.crosses=2", "seed=7", "data.n_items=130"])
+def test_a_recipe_that_asks_for_other_models_is_not_packed(tiny, packed, tmp_path, change):
     run = shutil.copytree(packed.run, tmp_path / "run")
-    Pipeline(Recipe.parse(tiny("models.ranker.config.crosses=2")), run).prepare()
-    with pytest.raises(MismatchError, match="the recipe has changed since this was trained"):
+    Pipeline(Recipe.parse(tiny(change)), run).prepare()
+    with pytest.raises(MismatchError, match="the recipe or its data have changed since this was trained"):
         build(run, tmp_path / "root")
 
 

@@ -30,7 +30,6 @@ from twotower.cascade.cascade import Cascade
 from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.index.manifest import files_of
 from twotower.models.base import Model
-from twotower.models.catalogue import model_class
 from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.bundles.golden_answers import GoldenAnswers
@@ -212,24 +211,9 @@ def _finished_models(pipeline: Pipeline) -> dict[str, Model]:
         missing = [step for step in (f"train {name}", f"build {name}") if step not in done]
         if missing:
             raise ConfigError(f"{space.directory}: not finished: {', '.join(missing)}; run: twotower train")
-        about, models[name] = recipe.models[name], pipeline.model(name)
-        asked = model_class(about.model)[1].parse(about.config).plain()
-        if not _as_asked(models[name].config.plain(), asked):
-            raise MismatchError(
-                f"{space.model(name)}: the recipe has changed since this was trained; run: twotower train"
-            )
+        pipeline.check_trained(name)
+        models[name] = pipeline.model(name)
     return models
-
-
-def _as_asked(found: Any, asked: Any) -> bool:
-    """Whether a trained model's config is the recipe's; what that leaves open the model has filled in.
-
-    >>> _as_asked({"dim": 8, "skip": []}, {"dim": 8, "skip": None}), _as_asked({"dim": 8}, {"dim": 9})
-    (True, False)
-    """
-    if isinstance(found, dict) and isinstance(asked, dict):
-        return found.keys() == asked.keys() and all(_as_asked(found[name], asked[name]) for name in asked)
-    return asked is None or bool(found == asked)
 
 
 def _copy(
