@@ -41,6 +41,12 @@ def test_equals_the_formula(block: int, k: int, shrinkage: float, monkeypatch: p
     torch.testing.assert_close(model.scores(Ragged.of(histories)), torch.tensor(expected))
 
 
+def test_items_without_a_neighbour_in_the_history_are_not_found() -> None:
+    """Items 0, 1 and 2 stand together, 3 stands alone: the tail of a list is no find."""
+    model = ItemKNN(shrinkage=0).fit(Ragged.of([[0, 1], [1, 2], [3]]), n_items=5)
+    assert model.search(Ragged.of([[0], [3], []]), k=3).keys.tolist() == [[1, -1, -1], [-1] * 3, [-1] * 3]
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="neighbours must be at least 1"):
         ItemKNN(neighbours=0)

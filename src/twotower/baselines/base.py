@@ -96,25 +96,37 @@ class Baseline(ABC):
     def scores(self, history: Ragged) -> Tensor:
         """Score of every item for every query, (Q, N) float32; seen items are not masked."""
         self._check_fitted()
-        known = (history.values >= 0) & (history.values < self.n_items)
-        kept = torch.bincount(history.row_of_value()[known], minlength=len(history))
-        return self._scores(Ragged(history.values[known], torch.cat([kept.new_zeros(1), kept.cumsum(0)])))
+        return self._scores(self._known(history))
 
     def search(self, history: Ragged, k: int, exclude: Ragged | None = None) -> Candidates:
         """The k best items for each history, (Q, k), best first, ties by smaller key.
 
-        ``exclude`` holds keys per query that must not come back, such as those of the history itself.
+        An item that nothing speaks for is not found, so a list may end before k: with a history of no known
+        item, popularity alone finds anything. ``exclude`` holds keys per query that must not come back, such
+        as those of the history itself.
         """
         if exclude is not None and len(exclude) != len(history):
             raise ConfigError(f"exclude has {len(exclude)} rows for {len(history)} histories")
         step = max(1, SCORES_AT_ONCE // max(1, self.n_items))
+        self._check_fitted()
         found = []
         for start in range(0, max(1, len(history)), step):
             rows = torch.arange(start, min(start + step, len(history)))
-            scores = self.scores(history.take(rows))
+            own = self._known(history.take(rows))
+            scores = self._found(own, self._scores(own))
             gone = None if exclude is None else exclude.take(rows)
             found.append(top_k_of(partial(_columns, scores), len(rows), self.n_items, k, exclude=gone))
         return Candidates(torch.cat([c.keys for c in found]), torch.cat([c.scores for c in found]))
+
+    def _known(self, history: Ragged) -> Ragged:
+        """The histories without what was not there at fit time."""
+        known = (history.values >= 0) & (history.values < self.n_items)
+        kept = torch.bincount(history.row_of_value()[known], minlength=len(history))
+        return Ragged(history.values[known], torch.cat([kept.new_zeros(1), kept.cumsum(0)]))
+
+    def _found(self, history: Ragged, scores: Tensor) -> Tensor:
+        """The scores (Q, N), minus infinity where nothing speaks for the item: without a known history."""
+        return scores.masked_fill((history.lengths == 0)[:, None], -torch.inf)
 
     def _check_fitted(self) -> None:
         if self.n_items == 0:

@@ -26,8 +26,8 @@ ITEMS_AT_ONCE = 1024
 class ItemKNN(Baseline):
     """Sum of the similarities between a candidate and those of its neighbours that are in the history.
 
-    Ties among neighbours go to the smaller key. Sparse throughout: ``neighbours`` entries per item
-    are all that is kept.
+    Ties among neighbours go to the smaller key. A candidate with no neighbour there is not found. Sparse
+    throughout: ``neighbours`` entries per item are all that is kept.
 
     >>> knn = ItemKNN(neighbours=1, shrinkage=0).fit(Ragged.of([[0, 1], [0, 1], [1, 2]]), n_items=3)
     >>> knn.scores(Ragged.of([[0]]))[0].tolist()  # n_01 / sqrt(n_0 n_1) = 2 / sqrt(2 * 3)
@@ -73,6 +73,9 @@ class ItemKNN(Baseline):
 
     def _scores(self, history: Ragged) -> Tensor:
         return torch.from_numpy((incidence(history, self.n_items) @ self._similarity).toarray())
+
+    def _found(self, history: Ragged, scores: Tensor) -> Tensor:
+        return scores.masked_fill(scores == 0, -torch.inf)  # no neighbour in the history
 
     def _state(self) -> dict[str, Tensor]:
         kept = self._similarity

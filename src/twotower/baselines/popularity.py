@@ -27,6 +27,9 @@ class Popularity(Baseline):
     def _scores(self, history: Ragged) -> Tensor:
         return self._counts.repeat(len(history), 1)
 
+    def _found(self, history: Ragged, scores: Tensor) -> Tensor:
+        return scores  # the same for everybody, known or not
+
     def _state(self) -> dict[str, Tensor]:
         return {"counts": self._counts}
 
