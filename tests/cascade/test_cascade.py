@@ -74,6 +74,14 @@ def test_trace_says_who_dropped_an_item():
     assert [trace.dropped_by(0, key) for key in (1, 2, 7, 99)] == [None, "b", "b", "a"]
 
 
+def test_what_a_stage_adds_was_dropped_by_none():
+    pins = RuleSet.parse({"rules": [{"kind": "pin", "places": {1: 9, 2: 4}, "insert": True}]})
+    items = Attributes(pl.DataFrame({"item": range(12)}), item="item")
+    found, trace = (Numbers("a", 8) >> Odd("b", 3) >> Rules(pins, items, k=3) >> Odd("c", 3))(REQUEST)
+    assert found.keys[0].tolist() == [9, 1, -1]
+    assert [trace.dropped_by(0, key) for key in (9, 1, 3, 4, 2, 11)] == [None, None, "rules", "c", "b", "a"]
+
+
 def test_depths_hold_for_one_request_only():
     cascade = Numbers("a", 8) >> Odd("b", 3)
     deeper = Request(REQUEST.query, depths={"a": 12, "b": 6})

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.cascade.filter import Filter, allowed, contains
+from twotower.cascade.filter import Filter, allowed, contains, presentable
 from twotower.cascade.stage import Request
 from twotower.errors import ConfigError, MismatchError
 from twotower.types import NO_ITEM, Batch, Candidates, Ragged
@@ -51,7 +51,8 @@ def test_one_mask_for_all_queries_or_one_each():
         [False, True, True],
     ]
     each = torch.tensor([[False, True, True], [True, False, True]])
-    assert allowed(each, keys).tolist() == [[False, True, False], [False, True, True]]
+    asked = request(2, allow=each)
+    assert presentable(asked, keys).tolist() == [[False, True, False], [False, True, True]]
 
 
 def test_without_a_mask_or_a_wish_nothing_changes():

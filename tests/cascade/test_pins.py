@@ -1,6 +1,7 @@
 """Which column stands at which place, and who is missed there."""
 
 import polars as pl
+import pytest
 import torch
 
 from twotower.cascade.attributes import Attributes
@@ -37,3 +38,10 @@ def test_inserts_once_and_only_where_it_is_missing():
     assert more.keys.tolist() == [[0, 1, 2, 3], [1, 3, NO_ITEM, NO_ITEM]]
     assert more.pair["first"][:, 3].tolist() == [0, 0]
     assert more.scores[0, 3] == -torch.inf
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_inserts_no_item_beyond_the_mask_of_the_request(size):
+    asked = Request(Batch(user=torch.arange(1)), allow=torch.ones(size, dtype=torch.bool))
+    given = Candidates(KEYS[:1], KEYS[:1].float())
+    assert PINS.insert(asked, given).keys.tolist() == [[0, 1, 2, NO_ITEM]]

@@ -7,13 +7,17 @@ import pytest
 import torch
 
 from twotower.baselines.popularity import Popularity
+from twotower.cascade.attributes import Attributes
 from twotower.cascade.retrieve import RetrieveFrom
+from twotower.cascade.rules import Rules
+from twotower.cascade.ruleset import RuleSet
 from twotower.cascade.stage import Stage, rank_pair
 from twotower.data.catalogue import Catalogue
 from twotower.errors import DataError
 from twotower.evaluate.experiment import joined, request_of, run_cascade, run_source
 from twotower.evaluate.task import make_task
 from twotower.evaluate.trec import write_qrels, write_run
+from twotower.metrics.funnel import KEPT
 from twotower.types import Batch, Candidates, Ragged
 
 Q, N = 23, 40
@@ -105,6 +109,21 @@ def test_survival_is_recall_at_the_depth(cascade, task):
     for number, stage in enumerate(experiment.stages):
         torch.testing.assert_close(experiment.fate.share_alive[number], stage.values[f"R@{stage.k}"])
     assert sum(experiment.fate.losses().values()) == len(task.relevant.values)
+
+
+def test_a_pin_that_inserts_what_nobody_retrieved_is_measured(cascade, task):
+    lost = run_cascade(cascade, task, MEASURES).fate.lost_at != KEPT
+    wanted = int(task.relevant.values[lost][0])
+    pin = RuleSet.parse({"rules": [{"kind": "pin", "places": {1: wanted}, "insert": True}]})
+    items = Attributes(pl.DataFrame({"item": range(N)}), item="item")
+    experiment = run_cascade(cascade >> Rules(pin, items, k=8), task, MEASURES)
+    before, last = (stage.output.keys for stage in experiment.stages[1:])
+    mine = experiment.task.relevant.values == wanted
+    row = task.relevant.row_of_value()[mine]
+    assert (last[row, 0] == wanted).all()
+    assert not (before[row] == wanted).any(1).all()  # else nothing was inserted
+    assert (experiment.fate.lost_at[mine] == KEPT).all()
+    torch.testing.assert_close(experiment.fate.share_alive[-1], experiment.stages[-1].values["R@8"])
 
 
 def test_a_source_alone_is_measured_like_the_stage_made_of_it(cascade, task):

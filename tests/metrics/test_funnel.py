@@ -66,6 +66,20 @@ def test_a_stage_that_invents_items_is_found_out():
         survival([("retrieve", torch.tensor([[1]])), ("rank", torch.tensor([[2]]))], Ragged.of([[1, 2]]))
 
 
+def test_a_stage_that_adds_is_no_inventor_and_the_last_loss_counts():
+    stages = [("retrieve", [1, 2, 3]), ("rank", [2, 3]), ("rules", [1, 5, 3]), ("page", [1, 3])]
+    tensors = [(name, torch.tensor([keys])) for name, keys in stages]
+    fate = survival(tensors, Ragged.of([[1, 2, 3, 4, 5]]), adding=["rules"])
+    assert fate.lost_at.tolist() == [KEPT, 2, KEPT, NEVER_RETRIEVED, 3]
+    assert fate.losses() == {
+        "never retrieved": 1, "lost by rank": 0, "lost by rules": 1, "lost by page": 1, "kept": 2
+    }  # fmt: skip
+    assert fate.relevant_out[:, 0].tolist() == [3, 2, 3, 2]
+    assert fate.share_kept[:, 0].tolist() == [3 / 5, 2 / 3, 1 / 2, 2 / 3]
+    with pytest.raises(DataError, match="'rules' returned 2 relevant items"):
+        survival(tensors, Ragged.of([[1, 2, 3, 4, 5]]), adding=["rank"])
+
+
 def test_stages_must_exist_and_differ_in_name():
     with pytest.raises(DataError, match="no stage"):
         survival([], Ragged.of([[1]]))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from twotower.cascade.stage import Request, Stage, rank_pair
 from twotower.errors import ConfigError, MismatchError
+from twotower.index.filtered import allowed_at
 from twotower.types import NO_ITEM, Candidates, Ragged
 
 
@@ -49,35 +50,27 @@ def only(candidates: Candidates, keep: Tensor) -> Candidates:
 
 def presentable(request: Request, keys: Tensor) -> Tensor:
     """(Q, K) bool: which keys are items that the request allows and does not exclude."""
-    keep = keys >= 0
-    if request.allow is not None:
-        keep &= allowed(request.allow, keys)
+    keep = keys >= 0 if request.allow is None else allowed_at(request.allow, keys)
     if request.exclude is not None:
         keep &= ~contains(request.exclude, keys)
     return keep
 
 
 def allowed(allow: Tensor, keys: Tensor) -> Tensor:
-    """(Q, K) bool: what a mask (N,) or (Q, N) says of keys (Q, K); false in empty slots.
+    """(Q, K) bool: what a stage's own mask (N,) says of keys (Q, K); false in empty slots.
 
     Raises
     ------
     MismatchError
-        A key or a number of queries that the mask does not cover.
+        A key beyond the mask: the stage was made for other items.
     """
-    size = allow.shape[-1]
-    if allow.dim() == 2 and len(allow) != len(keys):
-        raise MismatchError(f"a mask for {len(allow)} queries was given with candidates of {len(keys)}")
+    size = len(allow)
     if keys.numel() and int(keys.max()) >= size:
         raise MismatchError(
             f"candidates hold the item key {int(keys.max())}, and the mask ends with {size - 1}: "
             "make it from the same item table as the index"
         )
-    real = keys >= 0
-    place = keys.clamp(min=0)
-    if not size:
-        return real
-    return real & (allow[place] if allow.dim() == 1 else allow.gather(1, place))
+    return allowed_at(allow, keys)
 
 
 def both_allow(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -31,6 +31,11 @@ class Pins:
                     self._keys[place - 1] = number, key
                 self._added += [key for key in keys if rule.insert and key >= 0]
 
+    @property
+    def adds(self) -> bool:
+        """Whether there is anything to insert."""
+        return bool(self._added)
+
     def insert(self, request: Request, given: Candidates) -> Candidates:
         """One more column for each item to insert: empty where it is there already, or may not be shown."""
         if not self._added:

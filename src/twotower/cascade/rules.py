@@ -106,6 +106,7 @@ class Rules(Stage):
         if there is not None:
             self._show &= there[: len(attributes)]
         self._pins = Pins(rules.rules, attributes)
+        self.adds = self._pins.adds
         self._groups: list[_Group] = []
         for number, rule in enumerate(rules.rules):
             where = f"rules.{number}.{rule.kind}"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twotower.cascade.filter import contains, only
+from twotower.cascade.filter import only, presentable
 from twotower.cascade.stage import Request, Stage, no_candidates, rank_pair
 from twotower.errors import ConfigError, DataError
 from twotower.index.base import Index
 from twotower.index.build import AnyIndex, IndexConfig, build_index
 from twotower.index.delta_table import DeltaTable
-from twotower.index.filtered import allowed_at, search_allowed
+from twotower.index.filtered import search_allowed
 from twotower.index.item_table import ItemTable
 from twotower.index.multivector import MultiVectorConfig
 from twotower.types import NO_ITEM, Candidates, Ragged, Rep
@@ -242,10 +242,7 @@ def presented(request: Request, keys: Tensor, scores: Tensor | None, k: int) -> 
     """The k best of what each query may see, every item once; keys (Q, L) best first, scores 1 / place."""
     if scores is None:
         scores = (1 / torch.arange(1.0, keys.shape[1] + 1)).expand(keys.shape)
-    keep = keys >= 0 if request.allow is None else allowed_at(request.allow, keys)
-    if request.exclude is not None:
-        keep = keep & ~contains(request.exclude, keys)
-    found = only(Candidates(keys, scores.float()), keep)
+    found = only(Candidates(keys, scores.float()), presentable(request, keys))
     by_key, order = found.keys.sort(dim=1, stable=True)  # the better of two equal keys stays in front
     twice = torch.zeros_like(found.mask)
     twice[:, 1:] = by_key[:, 1:] == by_key[:, :-1]

@@ -75,10 +75,13 @@ class Request:
 class Stage(ABC):
     """Takes candidates, returns the best k of them, best first; equal scores by rising key.
 
-    Only a retriever invents candidates. A stage returns no more than it was given or asked for, and works on
-    an empty candidate list. One that can stop half-way calls ``request.check_time()`` between pieces of work.
+    Only a retriever invents candidates, and what `adds`. A stage returns no more than it was given or asked
+    for, and works on an empty candidate list. One that can stop half-way calls ``request.check_time()``
+    between pieces of work.
     """
 
+    adds: bool = False
+    """Whether it may hand on items that it was not given, as a pin that inserts does."""
     allow: Tensor | None = None
     """(N,) bool by item key: all that the stage ever lets through; None, everything. `Cascade` tells the
     stages before it, so that they look for as many items as are wanted among those alone."""

@@ -46,11 +46,13 @@ class Trace:
         return tuple(step.stage for step in self.steps if step.degraded is not None)
 
     def dropped_by(self, row: int, key: int) -> str | None:
-        """The stage that lost an item of query ``row``; None when it was kept to the end."""
-        for step in self.steps:
-            if not bool((step.output.keys[row] == key).any()):
-                return step.stage
-        return None
+        """The stage that lost an item of query ``row``, the last one to; None when it was kept to the end."""
+        lost = None
+        for step in reversed(self.steps):
+            if bool((step.output.keys[row] == key).any()):
+                break
+            lost = step.stage
+        return lost
 
     def __str__(self) -> str:
         lines = []

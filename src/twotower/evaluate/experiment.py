@@ -26,6 +26,7 @@ class StageResult:
     output: Candidates
     values: dict[str, Tensor]  # measure -> (Q,) per-query values of the stage's own order
     bytes_per_item: float
+    adds: bool = False  # see `twotower.cascade.stage.Stage`
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Experiment:
     @property
     def fate(self) -> Survival:
         """Where the relevant items live and die."""
-        return survival([(s.name, s.output.keys) for s in self.stages], self.task.relevant)
+        adding = [s.name for s in self.stages if s.adds]
+        return survival([(s.name, s.output.keys) for s in self.stages], self.task.relevant, adding)
 
 
 def request_of(task: Task) -> Request:
@@ -78,7 +80,7 @@ def run_cascade(
         output = joined(part)
         wanted = list(dict.fromkeys([*measures, f"R@{stage.k}"]))
         values = task.measure(output.keys, wanted)
-        stages.append(StageResult(stage.name, stage.k, output, values, stage.bytes_per_item))
+        stages.append(StageResult(stage.name, stage.k, output, values, stage.bytes_per_item, stage.adds))
     return Experiment(task, tuple(stages))
 
 

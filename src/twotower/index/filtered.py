@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, MismatchError
 from twotower.index.base import Index
 from twotower.index.build import TokenIndex
 from twotower.index.delta import Delta
@@ -121,8 +121,15 @@ def allowed_at(allow: Tensor, keys: Tensor) -> Tensor:
 
     >>> allowed_at(torch.tensor([False, True]), torch.tensor([[0, 1, 2, NO_ITEM]])).tolist()
     [[False, True, False, False]]
+
+    Raises
+    ------
+    MismatchError
+        A mask for each of another number of queries.
     """
     size = allow.shape[-1]
+    if allow.dim() == 2 and len(allow) != len(keys):
+        raise MismatchError(f"a mask for {len(allow)} queries was given with candidates of {len(keys)}")
     inside = (keys >= 0) & (keys < size)
     if size == 0:
         return inside

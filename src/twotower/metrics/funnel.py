@@ -5,8 +5,8 @@ Shape letters: S stages, Q queries, K candidates of one query, N relevant (query
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,7 +38,10 @@ class Survival:
 
     @property
     def relevant_in(self) -> Tensor:
-        """(S, Q) int64: relevant items that reached each stage; all of them reach the first."""
+        """(S, Q) int64: relevant items that reached each stage; all of them reach the first.
+
+        More may come out than went in of a stage that adds items.
+        """
         return torch.cat([self.relevant.lengths.cpu()[None], self.relevant_out[:-1]])
 
     @property
@@ -49,13 +52,19 @@ class Survival:
     @property
     def share_kept(self) -> Tensor:
         """(S, Q) float64: share of those that reached the stage; NaN where none did."""
-        return self.relevant_out / self.relevant_in.double()
+        kept = self.alive.clone()
+        kept[1:] &= self.alive[:-1]  # what a stage adds, it was not given to keep
+        return replace(self, alive=kept).relevant_out / self.relevant_in.double()
 
     @property
     def lost_at(self) -> Tensor:
-        """(N,) int64: the stage that lost the item, by number; 0 is `NEVER_RETRIEVED`, -1 is `KEPT`."""
-        first_death = (~self.alive).long().argmax(dim=0)
-        return first_death.masked_fill(self.alive[-1], KEPT)
+        """(N,) int64: the stage that lost the item, by number; 0 is `NEVER_RETRIEVED`, -1 is `KEPT`.
+
+        Where a stage added an item that was lost before, it is its last loss that counts.
+        """
+        count = torch.arange(1, len(self.stages) + 1)[:, None]
+        behind_last = (self.alive * count).amax(0)  # the stage after the last that handed it on
+        return behind_last.masked_fill(self.alive[-1], KEPT)
 
     def losses(self) -> dict[str, int]:
         """How many relevant items ended where, over all queries: the numbers sum to N."""
@@ -66,10 +75,13 @@ class Survival:
         return count | {"kept": int((lost == KEPT).sum())}
 
 
-def survival(stages: Sequence[tuple[str, Tensor]], relevant: Ragged) -> Survival:
+def survival(
+    stages: Sequence[tuple[str, Tensor]], relevant: Ragged, adding: Collection[str] = ()
+) -> Survival:
     """Follow the relevant items through the outputs of the stages, first (the retriever) to last.
 
-    Each stage is its name and the keys (Q, K) it handed on, best first, -1 for an empty slot.
+    Each stage is its name and the keys (Q, K) it handed on, best first, -1 for an empty slot; those named by
+    ``adding`` may hand on items that they were not given.
 
     >>> fate = survival([("retrieve", torch.tensor([[4, 7, 9]])), ("rank", torch.tensor([[9]]))],
     ...                 Ragged.of([[9, 7, 2]]))
@@ -89,7 +101,7 @@ def survival(stages: Sequence[tuple[str, Tensor]], relevant: Ragged) -> Survival
     alive = torch.stack([relevant_ranks(keys, relevant) > 0 for _, keys in stages])
     for stage in range(1, len(names)):
         invented = int((alive[stage] & ~alive[stage - 1]).sum())
-        if invented:
+        if invented and names[stage] not in adding:
             raise DataError(
                 f"stage {names[stage]!r} returned {invented} relevant items "
                 f"that {names[stage - 1]!r} did not hand on"
