@@ -43,6 +43,17 @@ def test_grouped_auc_equals_auc_of_each_group(rows):
     assert result.counted + result.left_out == len(result.groups)
 
 
+@pytest.mark.parametrize("bad_from", [-8, 1])  # below every good one, among them
+def test_auc_of_more_pairs_than_float32_can_count(bad_from):
+    """4099 * 4111 pairs, twice, is no number of float32: a perfect order was worth more than 1."""
+    g = torch.Generator().manual_seed(0)
+    good = torch.randint(1, 9, (4099,), generator=g)
+    bad = torch.randint(bad_from, bad_from + 8, (4111,), generator=g)
+    twice = int(2 * (good[:, None] > bad).sum() + (good[:, None] == bad).sum())
+    labels = torch.cat([torch.ones(4099), torch.zeros(4111)])
+    assert auc(torch.cat([good, bad]).float(), labels) == twice / (2 * 4099 * 4111)
+
+
 def test_grouped_auc_of_recbole():
     """Positives at ranks {1}, {1, 3}, {1, 3, 5} of lists of 2, 3, 5: RecBole weights by positives (MIT)."""
     sizes, ranks = [2, 3, 5], [{1}, {1, 3}, {1, 3, 5}]

@@ -98,7 +98,8 @@ def grouped_auc(scores: Tensor, labels: Tensor, groups: Tensor) -> GroupedAUC:
     twice_rank = 2 * (start - before[group[start]]) + length + 1  # of a block, ranks from 1 in its group
     twice_sum = torch.zeros_like(size).index_add_(0, group, positive * twice_rank[tie])
     twice_wins = twice_sum - positives * (positives + 1)
-    values = twice_wins.double() / (2.0 * positives * (size - positives))  # 0 / 0 = NaN for one class
+    pairs = positives * (size - positives)
+    values = twice_wins.double() / (2 * pairs).double()  # 0 / 0 = NaN for one class
     return GroupedAUC(names, values, size, positives)
 
 
