@@ -1,6 +1,7 @@
 """Slices of queries and items, against loops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,15 @@ def test_slices_of_items_look_at_their_items_alone(experiment):
             kept = [share(row, stage.output.keys[q].tolist()) for q, row in enumerate(wanted)]
             assert interval.mean == pytest.approx(mean(kept))
         assert found.order is None
+
+
+def test_a_relevant_item_outside_the_catalogue_is_in_no_slice_of_items(experiment):
+    relevant = Ragged.of([[*row.tolist(), -1] for row in experiment.task.relevant])
+    more = replace(experiment, task=replace(experiment.task, relevant=relevant))
+    groups = groups_of_items(torch.arange(N))
+    pairs = zip(slice_items(experiment, groups, N, 50), slice_items(more, groups, N, 50), strict=True)
+    for one, other in pairs:
+        assert (one.queries, one.relevant, one.survived) == (other.queries, other.relevant, other.survived)
 
 
 def test_an_empty_group_has_no_interval(experiment):

@@ -62,6 +62,15 @@ def test_the_same_item_seen_by_another_query_stays_relevant():
     assert [row.tolist() for row in task.relevant] == [[6], [5]]
 
 
+def test_an_item_outside_the_catalogue_is_to_be_found_by_its_own_query_alone():
+    task = task_of([([], [], [0]), ([], [], [-1, 1, -1]), ([], [-1], [11])])
+    assert [row.tolist() for row in task.relevant] == [[0], [1, -1, -1], [11]]
+    assert (task.already_seen, task.without_relevant) == (0, 0)
+    # nor does one that was seen stand for the last item of the query before
+    task = task_of([([], [], [11]), ([], [-1], [-1])])
+    assert [row.tolist() for row in task.relevant] == [[11], [-1]]
+
+
 def test_taking_rows_takes_all_of_them():
     task = task_of([([q], [q + 1], [q + 2]) for q in range(4)]).take(torch.tensor([3, 1]))
     assert task.query_keys.tolist() == [35, 15]

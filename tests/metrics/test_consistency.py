@@ -70,6 +70,13 @@ def test_ndcg_gains_fall_with_the_rankers_rank():
     assert ndcg_by_reference(reference, reference, k)[1:].tolist() == [1.0] * (Q - 1)
 
 
+def test_a_relevant_item_outside_the_catalogue_is_no_item_of_another_query():
+    served = Candidates(torch.tensor([[4, 9], [4, 9]]), torch.tensor([[2.0, 1.0], [2.0, 1.0]]))
+    assert auc_of_lists(served, Ragged.of([[4], [-1, 4]])).tolist() == [1.0, 1.0]
+    nothing = auc_of_lists(served, Ragged.of([[], [-1]]))
+    assert nothing.isnan().all()
+
+
 def test_auc_of_lists_counts_pairs():
     served, _, relevant, rows = orders()
     for q, value in enumerate(auc_of_lists(served, relevant).tolist()):

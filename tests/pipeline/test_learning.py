@@ -33,6 +33,13 @@ def test_is_relevant_knows_each_query_its_own():
     assert is_relevant(torch.empty(3, 0, dtype=torch.int64), task).shape == (3, 0)
 
 
+def test_an_item_outside_the_catalogue_is_relevant_in_no_list():
+    none, keys = Ragged.of([[], []]), torch.arange(2)
+    task = make_task(keys, Batch(user=keys), none, none, Ragged.of([[4], [-1, 2]]), 10)
+    served = torch.tensor([[4, 9, -1], [4, 2, -1]])
+    assert is_relevant(served, task).tolist() == [[True, False, False], [False, True, False]]
+
+
 @pytest.fixture(scope="module")
 def prepared(tiny):
     return Prepared.make(Recipe.parse(tiny()), None, "raise")

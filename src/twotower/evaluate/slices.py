@@ -14,6 +14,7 @@ from torch import Tensor
 from twotower.errors import DataError
 from twotower.evaluate.experiment import Experiment
 from twotower.metrics.significance import Interval, bootstrap_mean
+from twotower.types import NO_ITEM
 
 _THIRDS = (1 / 3, 2 / 3)
 
@@ -120,13 +121,16 @@ def slice_queries(
 def slice_items(
     experiment: Experiment, groups: Sequence[Group], n_items: int, samples: int = 2000
 ) -> tuple[Slice, ...]:
-    """What becomes of the relevant items that are in each group, as if they alone were relevant."""
+    """What becomes of the relevant items that are in each group, as if they alone were relevant.
+
+    A relevant item outside the catalogue, -1, is in no group.
+    """
     fate, relevant = experiment.fate, experiment.task.relevant
-    row, Q = relevant.row_of_value(), len(relevant)
+    row, Q, known = relevant.row_of_value(), len(relevant), relevant.values != NO_ITEM
     found = []
     for group in groups:
         _check(group, n_items, "items")
-        inside = group.members[relevant.values]
+        inside = group.members[relevant.values.clamp(min=0)] & known
         wanted = torch.bincount(row[inside], minlength=Q).double()
         survived = tuple(
             _interval(torch.bincount(row[inside & alive], minlength=Q) / wanted, samples)

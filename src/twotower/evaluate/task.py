@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from twotower.metrics.ranking import Measure, evaluate
-from twotower.types import Batch, Ragged
+from twotower.types import NO_ITEM, Batch, Ragged
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,23 @@ def make_task(
 ) -> Task:
     """Build a task; row i of every argument is query ``query_keys[i]``.
 
-    ``held_out`` holds the positive item keys of the held-out part. Seen ones and duplicates leave here.
+    ``held_out`` holds the positive item keys of the held-out part. Seen ones and duplicates leave here. Each
+    -1 is an item of its own outside the catalogue, which nobody has seen and no list can hold.
     ``gains`` (N,) belong to ``held_out.values``, are above 0 and default to 1; of duplicates the greatest
     counts.
     """
-    pair, place = torch.unique(held_out.row_of_value() * n_items + held_out.values, return_inverse=True)
-    known = torch.isin(pair, seen.row_of_value() * n_items + seen.values)
+    stride = n_items + len(held_out.values)
+    own_key = n_items + torch.arange(len(held_out.values))
+    key = held_out.values.where(held_out.values != NO_ITEM, own_key)
+    pair, place = torch.unique(held_out.row_of_value() * stride + key, return_inverse=True)
+    real = seen.values != NO_ITEM
+    known = torch.isin(pair, seen.row_of_value()[real] * stride + seen.values[real])
     if gains is not None:
         best = torch.zeros(len(pair), dtype=torch.float64)
         gains = best.scatter_reduce_(0, place, gains.double(), "amax")[~known]
-    counts = torch.bincount(pair[~known] // n_items, minlength=len(held_out))
-    relevant = Ragged(pair[~known] % n_items, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+    counts = torch.bincount(pair[~known] // stride, minlength=len(held_out))
+    key = pair[~known] % stride
+    relevant = Ragged(key.where(key < n_items, NO_ITEM), torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
     keep = (counts > 0).nonzero()[:, 0]
     gone, empty = int(known.sum()), int((counts == 0).sum())
     task = Task(query_keys, query, history, seen, relevant, gone, empty, time, gains)

@@ -62,9 +62,10 @@ def auc_of_lists(candidates: Candidates, relevant: Ragged) -> Tensor:
     """
     keys, mask = candidates.keys.cpu(), candidates.mask.cpu()
     row = torch.arange(len(keys))[:, None].expand_as(keys)[mask]
-    stride = int(torch.cat([keys.reshape(-1), relevant.values, keys.new_zeros(1)]).max()) + 1
-    wanted = relevant.row_of_value() * stride + relevant.values
-    found = grouped_auc(candidates.scores.cpu()[mask], torch.isin(row * stride + keys[mask], wanted), row)
+    stride = int(torch.cat([keys.reshape(-1), relevant.values, keys.new_zeros(1)]).max()) + 2
+    wanted = relevant.row_of_value() * stride + relevant.values + 1  # -1 becomes 0, inside its own row
+    good = torch.isin(row * stride + keys[mask] + 1, wanted)
+    found = grouped_auc(candidates.scores.cpu()[mask], good, row)
     return torch.full((len(keys),), torch.nan, dtype=torch.float64).index_copy(0, found.groups, found.values)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.filter import contains
 from twotower.cascade.stage import Request, Stage
 from twotower.data.hashing import stable_hash
 from twotower.evaluate.experiment import joined, request_of
@@ -79,10 +80,7 @@ def rescore(
 
 def is_relevant(keys: Tensor, task: Task) -> Tensor:
     """(Q, K) bool: whether each candidate is a relevant item of its query."""
-    stride = int(max(keys.max(), task.relevant.values.max())) + 1 if keys.numel() else 1
-    wanted = task.relevant.row_of_value() * stride + task.relevant.values
-    row = torch.arange(len(keys))[:, None]
-    return torch.isin(row * stride + keys, wanted) & (keys >= 0)
+    return contains(task.relevant, keys)
 
 
 def gains_of(keys: Tensor, task: Task, prepared: Prepared) -> Tensor:
