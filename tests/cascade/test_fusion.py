@@ -58,18 +58,24 @@ def naive_reciprocal_rank(rows: Sequence[Row], weights: Sequence[float]) -> Row:
 def naive_score(rows: Sequence[Row], weights: Sequence[float], scale: str) -> Row:
     total = {key: 0.0 for row in rows for key, _ in row}
     for row, weight in zip(rows, weights, strict=True):
-        scores = np.array([score for _, score in row])
-        if not len(scores):
+        scores = np.array([score for _, score in row if math.isfinite(score)])
+        if not len(row):
             continue
-        if scale == "min-max":
+        flat = not len(scores) or scores.max() == scores.min()
+        lowest, highest = 0.0, 0.0 if scale == "z" else 1.0
+        if not len(scores):
+            scaled = scores
+        elif scale == "min-max":
             span = scores.max() - scores.min()
-            scaled = (scores - scores.min()) / span if span else np.ones(len(scores))
-            lowest = 0.0
+            scaled = np.ones(len(scores)) if flat else (scores - scores.min()) / span
         else:
-            flat = scores.max() == scores.min()
             scaled = np.zeros(len(scores)) if flat else (scores - scores.mean()) / scores.std()
-            lowest = scaled.min()
-        said = {key: value for (key, _), value in zip(row, scaled, strict=True)}
+            lowest, highest = scaled.min(), scaled.max()
+        values = iter(scaled.tolist())
+        said = {
+            key: next(values) if math.isfinite(score) else highest if score == math.inf else lowest
+            for key, score in row
+        }
         for key in total:
             total[key] += weight * said.get(key, lowest)
     return best_first(total)
@@ -101,11 +107,11 @@ def naive_quota(rows: Sequence[Row], weights: Sequence[float]) -> Row:
 def several_queries(draw: st.DrawFn) -> tuple[list[list[Row]], list[float]]:
     sources = draw(st.integers(1, 4))
     row = st.lists(st.integers(0, 12), unique=True, max_size=8)
-    score = st.integers(-3, 3).map(float)
+    score = st.one_of(st.integers(-3, 3).map(float), st.sampled_from([math.nan, -math.inf, math.inf]))
 
     def one() -> Row:
-        keys = draw(row)
-        return sorted(((key, draw(score)) for key in keys), key=lambda item: (-item[1], item[0]))
+        rows = [(key, draw(score)) for key in draw(row)]
+        return sorted(rows, key=lambda item: (math.inf if math.isnan(item[1]) else -item[1], item[0]))
 
     queries = [[one() for _ in range(sources)] for _ in range(draw(st.integers(1, 3)))]
     return queries, [draw(st.sampled_from([1.0, 2.0, 0.5, 3.0])) for _ in range(sources)]
@@ -158,6 +164,14 @@ def test_min_max_by_hand():
 def test_z_by_hand_and_scores_that_differ_by_rounding_only():
     lists = [[[(1, 4.0), (2, 2.0)], [(2, 0.1), (3, 0.1), (4, 0.1)]]]
     assert fused(NormalisedScore(scale="z"), lists, [1, 1]) == [[(1, 1.0), (2, -1.0), (3, -1.0), (4, -1.0)]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+@pytest.mark.parametrize(("scale", "worst"), [("min-max", 0.0), ("z", -1.0)])
+def test_a_score_that_is_no_number_spoils_no_other(bad, scale, worst):
+    """Item 3 counts as the worst that the source named, and the order of 1 and 2 is what it was."""
+    lists = [[[(1, 4.0), (2, 2.0), (3, bad)]]]
+    assert fused(NormalisedScore(scale=scale), lists, [1]) == [[(1, 1.0), (2, worst), (3, worst)]]
 
 
 def test_quota_by_hand():

@@ -16,6 +16,7 @@ from pydantic import Field as Option
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from twotower.cascade.diversify import relative
 from twotower.config import Config
 from twotower.types import NO_ITEM, Candidates
 
@@ -99,6 +100,7 @@ class NormalisedScore(Fusion):
 
     ``min-max``: the best item gets 1, the worst 0; where all scores are equal (or there is one), all get 1.
     ``z``: (score - mean) / standard deviation of the source's list; where all are equal, 0.
+    Only finite scores count: plus infinity gets what the best has, minus infinity and NaN the lowest.
     An item that a source did not return gets the lowest it could have had: by min-max 0, by z the lowest of
     this list; and 0 where the source returned nothing at all.
     """
@@ -151,18 +153,16 @@ def _ranks(found: Candidates) -> Tensor:
 
 
 def _min_max(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    low = scores.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
-    high = scores.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
-    flat = high <= low
-    return ((scores - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 1), torch.zeros_like(low)
+    return relative(scores, mask), scores.new_zeros(len(scores), 1)
 
 
 def _z(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    low = scores.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
-    high = scores.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
+    counted = mask & scores.isfinite()
+    count = counted.sum(1, keepdim=True).clamp(min=1)
+    mean = scores.where(counted, 0).sum(1, keepdim=True) / count
+    deviation = ((scores - mean).where(counted, 0).square().sum(1, keepdim=True) / count).sqrt()
+    low = scores.masked_fill(~counted, torch.inf).amin(1, keepdim=True)
+    high = scores.masked_fill(~counted, -torch.inf).amax(1, keepdim=True)
     flat = high <= low  # not by the deviation, which rounding may lift above 0
-    count = mask.sum(1, keepdim=True).clamp(min=1)
-    centred = scores - scores.masked_fill(~mask, 0).sum(1, keepdim=True) / count
-    deviation = (centred.masked_fill(~mask, 0).square().sum(1, keepdim=True) / count).sqrt()
-    values = (centred / deviation.masked_fill(flat, 1)).masked_fill(flat, 0)
-    return values, values.masked_fill(~mask, torch.inf).amin(1, keepdim=True).masked_fill(flat, 0)
+    values, low, high = (((x - mean) / deviation).masked_fill(flat, 0) for x in (scores, low, high))
+    return values.where(~values.isnan(), low).clamp(low, high), low
