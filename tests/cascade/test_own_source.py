@@ -78,6 +78,32 @@ def test_k_come_back_whenever_there_are_k_that_may_be_shown():
     assert [[key for key in row if key != NO_ITEM] for row in short] == [[], []]
 
 
+class Repeating(Fixed):
+    """Honest about k, but every item stands ``step`` times; for ever where ``step`` is 0."""
+
+    def search(self, request, k):
+        self.asked.append(k)
+        keys = torch.arange(N).repeat_interleave(self.step) if self.step else torch.zeros(k).long()
+        keys = keys[:k].expand(len(request), -1)
+        return Candidates(keys, -torch.arange(float(keys.shape[1])).expand(keys.shape))
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_items_said_several_times_cost_no_place(times):
+    assert run(3, Repeating(times)) == [[0, 1, 2]] * 2
+    assert run(2, Repeating(times), exclude=Ragged.of([[0, 1, 2], []])) == [[3, 4], [0, 1]]
+    even = torch.arange(N) % 2 == 0
+    assert run(4, Repeating(times), allow=even) == [[0, 2, 4, 6]] * 2
+    assert run(3, Repeating(times), allow=even, exclude=Ragged.of([[0], []])) == [[2, 4, 6], [0, 2, 4]]
+
+
+def test_a_source_is_not_asked_for_ever():
+    endless = Repeating(0)
+    found = RetrieveOwn(endless, N).run(request(), None, 3)
+    assert found.counts.tolist() == [1, 1]
+    assert max(endless.asked) <= 4 * N
+
+
 @pytest.mark.parametrize("k", [0, 1, N, 3 * N])
 def test_never_more_than_asked_and_none_of_nobody(k):
     found = RetrieveOwn(Fixed(), N).run(request(), None, k)

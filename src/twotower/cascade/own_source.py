@@ -199,11 +199,22 @@ class RetrieveOwn(Stage):
         return rank_pair(self.name, search_wider(search, len(request), k, request.allow))
 
     def _search(self, request: Request, k: int) -> Candidates:
-        """The k best, each once, but those the request excludes."""
+        """The k best, each once, but those the request excludes.
+
+        A source may say items twice: while a query is short of k, and was given as many as were asked for,
+        it is asked for twice as many.
+        """
         spare = 0 if request.exclude is None else int(request.exclude.lengths.max())
-        asked = min(k + spare, self.n_items)
-        found = self._checked(self.source.search(request, asked), len(request)).sorted()
-        return presented(replace(request, allow=None), found.keys, found.scores, k)
+        asked, before = min(k + spare, self.n_items), -1
+        while True:
+            found = self._checked(self.source.search(request, asked), len(request)).sorted()
+            best = presented(replace(request, allow=None), found.keys, found.scores, k)
+            short = (best.counts < min(k, self.n_items)) & (found.counts >= asked)
+            left = int(best.counts.sum())
+            # one that repeats itself for ever has nothing new for the whole catalogue and as much again
+            if not short.any() or (asked >= self.n_items and left == before):
+                return best
+            asked, before = 2 * asked, left
 
     def _checked(self, found: object, queries: int) -> Candidates:
         who = f"stage {self.name!r}: {type(self.source).__name__}.search"
