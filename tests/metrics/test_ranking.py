@@ -136,6 +136,10 @@ def test_a_cutoff_above_the_list_is_no_error():
 def test_duplicates_and_misfits_are_refused():
     with pytest.raises(DataError, match="holds a relevant item twice"):
         evaluate(torch.tensor([[4, 4]]), ragged([[4]]), ["R@2"])
+    for above in ([7, 7, 7, 4], [4, 7, -1, 7]):  # nor may one that is not relevant
+        with pytest.raises(DataError, match="holds an item twice"):
+            evaluate(torch.tensor([[4, 5, 6, 7], above]), ragged([[4], [4]]), ["RR"])
+    assert evaluate(torch.tensor([[7, 4, 7]]), ragged([[4]]), ["RR@2"])["RR@2"].item() == 0.5  # unseen
     with pytest.raises(DataError, match="relevant twice"):
         evaluate(torch.tensor([[4, 5]]), ragged([[4, 4]]), ["R@2"])
     with pytest.raises(DataError, match="one row for each of 2 queries"):

@@ -139,7 +139,9 @@ def evaluate(
     cutoffs = [m.k for m in chosen if m.k is not None]
     if chosen and len(cutoffs) == len(chosen):
         candidates = candidates[:, : max(cutoffs)]  # nobody looks further down
-    judged = _Judged.sort(relevant, gains, relevant_ranks(candidates, relevant))
+    ranks = relevant_ranks(candidates, relevant)
+    _check_once(candidates)
+    judged = _Judged.sort(relevant, gains, ranks)
     return {
         str(m): _MEASURES[m.name][1](judged, m).masked_fill(judged.n_relevant == 0, torch.nan) for m in chosen
     }
@@ -189,6 +191,14 @@ def relevant_ranks(candidates: Tensor, relevant: Ragged) -> Tensor:
     if found != int(ranks.count_nonzero()):
         raise DataError("a list holds a relevant item twice", remedy="remove duplicates before measuring")
     return ranks.cpu()
+
+
+def _check_once(candidates: Tensor) -> None:
+    """No list may hold an item twice, for the second one takes the place of another."""
+    for block in torch.split(candidates, max(1, _CELLS // max(1, candidates.shape[1]))):
+        keys = block.sort(1).values
+        if ((keys.diff(dim=1) == 0) & (keys[:, 1:] != NO_ITEM)).any():
+            raise DataError("a list holds an item twice", remedy="remove duplicates before measuring")
 
 
 @dataclass(frozen=True)
