@@ -21,6 +21,13 @@ def test_only_the_last_days_count_and_the_cut_is_open() -> None:
     assert model.scores(Ragged.of([[]])).tolist() == [[0, 0, 1, 1]]
 
 
+def test_the_cut_is_exact_to_the_second_with_a_part_of_a_day():
+    end = 1_700_000_000
+    times = torch.tensor([end - 129_601, end - 129_600, end - 129_599, end])
+    model = RecentPopularity(days=1.5).fit(Ragged.of([[0, 1], [2, 3]]), 4, times)
+    assert model.scores(Ragged.of([[]])).tolist() == [[0, 0, 1, 1]]
+
+
 def test_times_and_days_are_asked_for() -> None:
     with pytest.raises(ConfigError, match="needs the times"):
         RecentPopularity().fit(Ragged.of([[0]]), 1)

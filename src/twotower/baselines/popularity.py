@@ -51,5 +51,6 @@ class RecentPopularity(Popularity):
     def _fit(self, interactions: Ragged, times: Tensor | None) -> None:
         if times is None:
             raise ConfigError("popularity of the last days needs the times of the interactions")
+        times = times.double()  # whole seconds less a float would be float32, which is minutes off
         recent = interactions.values[times > times.max() - self.days * SECONDS_PER_DAY]
         self._counts = torch.bincount(recent, minlength=self.n_items).float()
