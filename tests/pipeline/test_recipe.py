@@ -1,5 +1,6 @@
 """A recipe is found wrong before anything is done."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_model_ranks_once(tiny):
         ConfigError, match=r"ranks in more than one stage of the cascade: \['ranker', 'ranker'\]"
     ):
         Recipe.parse(plain)
+
+
+@pytest.mark.parametrize(("options", "label"), [({}, "ease"), ({"l2": 9}, "ease(l2=9)")])
+def test_a_stage_may_not_take_the_row_of_a_baseline(tiny, options, label):
+    plain = tiny()
+    plain["baselines"] = [{"name": "popularity"}, {"name": "ease", "options": options}]
+    plain["cascade"][1]["name"] = label
+    with pytest.raises(ConfigError, match=rf"these are both: \['{re.escape(label)}'\]; set name:"):
+        Recipe.parse(plain)
+    plain["cascade"][1]["name"] = "ease(l2=10)"
+    assert Recipe.parse(plain).stage_names[1] == "ease(l2=10)"
 
 
 def test_measures_get_their_printed_names(tiny):

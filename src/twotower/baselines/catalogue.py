@@ -24,14 +24,18 @@ BASELINES: dict[str, type[Baseline]] = {
 
 
 def make_baseline(name: str, options: Mapping[str, Any]) -> tuple[str, Baseline]:
-    """A baseline that has learned nothing yet, and a label that says how it was made.
+    """A baseline that has learned nothing yet, and its label."""
+    check_options(name, options)
+    return label_of(name, options), BASELINES[name](**options)
 
-    >>> make_baseline("recent-popularity", {"days": 30})[0]
+
+def label_of(name: str, options: Mapping[str, Any]) -> str:
+    """What reports call a baseline: it says how it was made.
+
+    >>> label_of("recent-popularity", {"days": 30})
     'recent-popularity(days=30)'
     """
-    check_options(name, options)
-    label = f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else name
-    return label, BASELINES[name](**options)
+    return f"{name}({', '.join(f'{k}={v}' for k, v in options.items())})" if options else name
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field as Option
 from pydantic import PositiveFloat, field_validator, model_validator
 
-from twotower.baselines.catalogue import check_options
+from twotower.baselines.catalogue import check_options, label_of
 from twotower.config import Config, load_yaml, nearest
 from twotower.data.positives import Positive
 from twotower.data.readers import DataConfig
@@ -167,6 +167,9 @@ class Recipe(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"stages and sources need distinct names, these occur twice: {twice}; set name:")
+        both = sorted({*self.stage_names} & {label_of(b.name, b.options) for b in self.baselines})
+        if both:  # one would take the other's row in the report
+            raise ValueError(f"stages need other names than baselines, these are both: {both}; set name:")
         self._check_plan()
         for name, model in self.models.items():
             in_cascade = [n for n, stage in enumerate(self.cascade) if name in stage.models]
