@@ -1,6 +1,8 @@
 """A stage that is out of time hands on the order it was given, and says so."""
 
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import polars as pl
@@ -72,6 +74,28 @@ def test_a_late_stage_hands_on_the_order_it_was_given():
     assert 0 < slow.done < 1000  # it was stopped on its way
     assert "degraded: 5.0 ms were not enough" in str(trace)
     assert cascade.degraded == {"slow": 2}  # two queries
+
+
+class Slow(Counter):
+    """Reads a count and lets others run before it writes."""
+
+    def __getitem__(self, name):
+        count = super().__getitem__(name)
+        time.sleep(0.001)
+        return count
+
+    def get(self, name, default=None):
+        count = super().get(name, default)
+        time.sleep(0.001)
+        return count
+
+
+def test_threads_lose_no_count():
+    cascade = (First(6) >> Reverse("never", 3)).within(Budget(stages={"never": 0}))
+    cascade.degraded = Slow()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: cascade(REQUEST), range(24)))
+    assert (cascade.asked, dict(cascade.degraded)) == (48, {"never": 48})
 
 
 def test_without_a_budget_nothing_is_stopped():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
+from threading import Lock
 
 from twotower.cascade.deadline import Budget, Late
 from twotower.cascade.filter import both_allow
@@ -41,6 +42,7 @@ class Cascade:
         self.budget = budget or Budget()
         self._allow = reduce(both_allow, (stage.allow for stage in stages))
         self._check_names("the budget", self.budget.stages)
+        self._lock = Lock()  # requests may be answered by several threads
         self.asked = 0
         """Requests that were answered."""
         self.degraded: Counter[str] = Counter()
@@ -74,7 +76,7 @@ class Cascade:
         for stage in self.stages:
             given = steps[-1].output if steps else None
             steps.append(self._step(stage, request, given, budget, began, steps))
-        self.asked += len(request)
+        self._count(len(request), steps)
         return steps[-1].output, Trace(tuple(steps))
 
     def narrowed(self, request: Request) -> Request:
@@ -99,7 +101,6 @@ class Cascade:
             output, left_out = stage.retrieve(replace(request, deadline=deadline), k)
             late = deadline is not None and deadline.left_ms <= 0
             reason = f"no time was left for {', '.join(left_out)}" if left_out else None
-            self._count(stage, request, degraded=bool(left_out), late=late)
             return Step(stage.name, k, _ms_since(start), output, None, reason, late)
         missing = [name for name in stage.reads if name not in given.pair]
         reason = f"needs {', '.join(missing)}" if missing and any(s.degraded for s in before) else None
@@ -115,14 +116,13 @@ class Cascade:
                 reason = f"{given_ms:.1f} ms were not enough" if given_ms > 0 else "no time was left"
         if reason is not None:
             output = stage.fallback(replace(request, deadline=None), given, k)
-            self._count(stage, request, degraded=True)
         return Step(stage.name, k, _ms_since(start), output, given, reason)
 
-    def _count(self, stage: Stage, request: Request, *, degraded: bool = False, late: bool = False) -> None:
-        if degraded:
-            self.degraded[stage.name] += len(request)
-        if late:
-            self.overran[stage.name] += len(request)
+    def _count(self, queries: int, steps: Sequence[Step]) -> None:
+        with self._lock:
+            self.asked += queries
+            self.degraded.update({step.stage: queries for step in steps if step.degraded is not None})
+            self.overran.update({step.stage: queries for step in steps if step.late})
 
     def _check_names(self, what: str, names: Iterable[str], *, inner: bool = False) -> None:
         known = (stage.names if inner else (stage.name,) for stage in self.stages)
