@@ -4,11 +4,15 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from random import Random
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 
+from twotower.cascade import arrange, deadline
+from twotower.cascade import cascade as cascades
 from twotower.cascade.attributes import Attributes
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.deadline import Budget, Deadline, Late
@@ -88,6 +92,31 @@ class Slow(Counter):
         count = super().get(name, default)
         time.sleep(0.001)
         return count
+
+
+def test_a_search_of_the_rules_that_takes_too_long_leaves_the_list_it_began_with(monkeypatch):
+    """Each step takes a millisecond on this clock, and there is no list to be found."""
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(deadline, "time", clock)
+    monkeypatch.setattr(cascades, "time", clock)
+
+    def tick(search):
+        clock.now += 0.001
+        return choices(search)
+
+    choices = arrange._Search._choices
+    monkeypatch.setattr(arrange._Search, "_choices", tick)
+    draw = Random(0)
+    tags = [draw.sample("abcdefghijklmnop", 3) for _ in range(60)]
+    spacing = RuleSet.parse({"rules": [{"kind": "spacing", "field": "tags", "within": 5}]})
+    rules = Rules(spacing, Attributes(pl.DataFrame({"item": range(60), "tags": tags}), item="item"), k=20)
+    plain = (First(60) >> rules)(REQUEST)[0]
+    needed = clock.now
+    _, trace = (First(60) >> rules).within(Budget(stages={"rules": 40}))(REQUEST)
+    assert needed > 0.5
+    assert clock.now - needed < 0.03  # half of the time, and what was left of it is for the rest
+    assert trace.degraded == ()
+    assert torch.equal(trace.steps[-1].output.keys, plain.keys)
 
 
 def test_threads_lose_no_count():

@@ -12,7 +12,7 @@ list or proves that there is none, unless its steps run out first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from twotower.cascade.tally import Limit
 
@@ -26,10 +26,12 @@ def arrange(
     pinned: dict[int, tuple[int, Groups]],
     length: int,
     steps: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[int] | None:
     """The candidates at the places 0 .. length-1 of the first unbroken list; None if none was found.
 
-    First is the list whose first place holds the better candidate, then whose second does, and so on.
+    The search ends after so many ``steps``, or before one as soon as ``stop()`` is true. First is the list
+    whose first place holds the better candidate, then whose second does, and so on.
     ``candidates`` are (name, groups), best first, without the ``pinned`` ones, which are given by place.
 
     >>> red, blue = (frozenset([1]),), (frozenset([2]),)
@@ -39,7 +41,7 @@ def arrange(
     if not length:
         return []
     search = _Search(limits, candidates, pinned, length)
-    if not search.promising() or not search.run(steps):
+    if not search.promising() or not search.run(steps, stop):
         return None
     best = {groups: iter(positions) for groups, positions in search.positions.items()}
     return [
@@ -90,7 +92,7 @@ class _Search:
                     return False
         return all(self._fits(p, groups, own=1) for p, groups in self.fixed.items() if p < self.length)
 
-    def run(self, steps: int) -> bool:
+    def run(self, steps: int, stop: Callable[[], bool]) -> bool:
         """Fill the places in order, go back from dead ends; whether the last place was reached."""
         dead: set[object] = set()
         choices = [self._choices()]
@@ -99,7 +101,7 @@ class _Search:
                 return True
             groups = next(choices[-1], None)
             steps -= 1
-            if steps < 0:
+            if steps < 0 or stop():
                 return False
             if groups is None:
                 dead.add(self._state())

@@ -32,6 +32,11 @@ class Deadline:
     def left_ms(self) -> float:
         return (self.at - time.perf_counter()) * 1e3
 
+    def sooner(self, share: float) -> Deadline:
+        """When this share of the time that is left will have passed."""
+        now = time.perf_counter()
+        return Deadline(now + share * (self.at - now))
+
     def check(self) -> None:
         """Raise `Late` when the moment has passed."""
         if time.perf_counter() >= self.at:

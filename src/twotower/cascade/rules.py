@@ -19,6 +19,9 @@ from twotower.cascade.tally import EMPTY, Limit
 from twotower.errors import ConfigError
 from twotower.types import NO_ITEM, Batch, Candidates
 
+SEARCH_SHARE = 0.5
+"""Of the time a stage has left, what the search may take: lists it does not mend must come in time too."""
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -58,8 +61,8 @@ class Rules(Stage):
     3. Every other place takes the best item that breaks no quota and no spacing
        (`twotower.cascade.placing`). For lists where that ends badly, a search of at most ``steps`` steps
        looks for one that breaks neither, then for one that breaks no quota (`twotower.cascade.repair`);
-       without success the first list is kept. So a list is always full: where rules cannot be met, spacing
-       gives way to quotas, and both to pins.
+       without success, or with half of the time gone that is left, the first list is kept. So a list is
+       always full: where rules cannot be met, spacing gives way to quotas, and both to pins.
 
     The order is the answer, so the score handed on is 0, -1, -2, ...; ``<name>_given`` holds the score that
     was handed in, and bit r of ``<name>_broken`` says that a place breaks rule r: see `broken_by`. Quotas
@@ -176,7 +179,8 @@ class Rules(Stage):
         lists = self._lists(best, min(k, best.keys.shape[1]))
         order = place(lists)
         if self.steps:
-            order = repair(lists, order, self.steps, request.check_time)
+            search = None if request.deadline is None else request.deadline.sooner(SEARCH_SHARE)
+            order = repair(lists, order, self.steps, lambda: search is not None and search.left_ms <= 0)
         return self._said(best, lists, order, k)
 
     def _lists(self, best: Candidates, width: int) -> Lists:
