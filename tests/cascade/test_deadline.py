@@ -119,6 +119,17 @@ def test_a_search_of_the_rules_that_takes_too_long_leaves_the_list_it_began_with
     assert torch.equal(trace.steps[-1].output.keys, plain.keys)
 
 
+def test_time_that_passed_before_the_first_stage_counts_where_it_is_known():
+    cascade = (First(6) >> Reverse("last", 3)).within(Budget(total_ms=FOREVER))
+    assert cascade(REQUEST)[1].degraded == ()
+    now = time.perf_counter()
+    assert cascade(replace(REQUEST, began=now - FOREVER / 2e3))[1].degraded == ()
+    found, trace = cascade(replace(REQUEST, began=now - FOREVER / 1e3))
+    assert trace.steps[0].late
+    assert trace.degraded == ("last",)
+    assert found.keys.tolist() == [[0, 1, 2]] * 2
+
+
 def test_threads_lose_no_count():
     cascade = (First(6) >> Reverse("never", 3)).within(Budget(stages={"never": 0}))
     cascade.degraded = Slow()

@@ -56,7 +56,7 @@ def test_funnel_has_a_row_per_stage(report):
     assert (first[3], last[3]) == (pytest.approx(2 / 3), pytest.approx(0.5))
     assert (first[4], last[4]) == (pytest.approx(200 / 3), pytest.approx(50))
     assert first[5:] == (1.0, 2.0, 64.0)
-    assert rows["whole request"][-3:] == (4.5, 6.5, None)
+    assert rows["all stages"][-3:] == (4.5, 6.5, None)
 
 
 def test_losses_add_up_to_all_positives(report):

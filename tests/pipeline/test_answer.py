@@ -1,5 +1,8 @@
 """Answers for one query: known, or described."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -188,6 +191,15 @@ def test_a_request_may_bring_a_budget_of_its_own(answerer):
     assert answerer.answer(user=USER, budget=Budget()).trace.degraded == ()
     with pytest.raises(ConfigError, match="the budget is for"):
         answerer.answer(user=USER, budget=Budget(stages={"prerank": 3}))
+
+
+def test_the_budget_of_a_request_counts_from_when_it_arrived(answerer, monkeypatch):
+    """Its history and features, too, take of the time; here, a minute."""
+    generous = Budget(total_ms=50_000)
+    assert answerer.answer(user=USER, budget=generous).trace.degraded == ()
+    earlier = SimpleNamespace(time=time.time, perf_counter=lambda: time.perf_counter() - 60)
+    monkeypatch.setattr("twotower.pipeline.answerer.time", earlier)
+    assert answerer.answer(user=USER, budget=generous).trace.degraded == ("rank",)
 
 
 def test_answers_are_logged_as_they_were_shown(trained, tmp_path):

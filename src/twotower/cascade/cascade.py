@@ -72,7 +72,8 @@ class Cascade:
         budget = request.budget or self.budget
         self._check_names("the budget", budget.stages)
         request = replace(self.narrowed(request), _encoded={})  # asked again, it takes as long again
-        began, steps = time.perf_counter(), list[Step]()
+        began = time.perf_counter() if request.began is None else request.began
+        steps = list[Step]()
         for stage in self.stages:
             given = steps[-1].output if steps else None
             steps.append(self._step(stage, request, given, budget, began, steps))

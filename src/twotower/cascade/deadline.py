@@ -46,6 +46,7 @@ class Deadline:
 class Budget(Config):
     """Milliseconds for a whole request, and for stages by name; one without its own may take what is left.
 
+    The request begins when it arrives, where that is known (`Request.began`), else with its first stage.
     A stage of 0 ms is always left out.
 
     >>> budget = Budget(total_ms=8000, stages={"rank": 500})

@@ -29,8 +29,8 @@ class Request:
     query's past, oldest first, for sources that work on items alone; ``depths`` overrides a stage's k by
     the stage's name, for this request only. ``allow`` says by item key what may be shown at all, to all
     queries (N,) or to each (Q, N); None allows everything. ``time`` says when each query is asked, for rules
-    on how old an item is. ``budget`` is the time this request may take, if it is not the cascade's own;
-    ``deadline`` the running stage's, set by the cascade.
+    on how old an item is. ``budget`` is the time this request may take, if it is not the cascade's own,
+    counted from when it ``began``; ``deadline`` the running stage's, set by the cascade.
     """
 
     query: Batch
@@ -40,6 +40,9 @@ class Request:
     allow: Tensor | None = None  # (N,) or (Q, N) bool by item key: what may be shown at all
     time: Tensor | None = None  # (Q,) seconds since 1970, as events have them
     budget: Budget | None = None
+    began: float | None = (
+        None  # seconds of `time.perf_counter` when it arrived; None: as the cascade is asked
+    )
     deadline: Deadline | None = None
     _encoded: dict[Model, tuple[Batch, Rep]] = field(default_factory=dict, repr=False, compare=False)
 

@@ -38,6 +38,7 @@ class Trace:
 
     @property
     def took_ms(self) -> float:
+        """Of all stages; what was done before the first and after the last is not in it."""
         return sum(step.took_ms for step in self.steps)
 
     @property

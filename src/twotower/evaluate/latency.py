@@ -1,4 +1,7 @@
-"""Time per request: one query at a time, on one thread, as a server would answer it."""
+"""Time of the stages: one query at a time, on one thread, each a request whose features are ready.
+
+What a server does before (history, features) and after (the items' fields) is not in it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from twotower.timing import Stopwatch
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per request: the median and the tail of one stage, or of all together."""
+    """Milliseconds of one request: the median and the tail of one stage, or of all together."""
 
     p50_ms: float
     p99_ms: float
@@ -30,7 +33,7 @@ class Latency:
 def measure_latency(
     cascade: Cascade, task: Task, *, requests: int = 200, seed: int = 0, warm_up: int = 10
 ) -> dict[str, Latency]:
-    """Latency of each stage by name, and of the whole under ``total``.
+    """Latency of each stage by name, and of all of them together under ``total``.
 
     Requests are drawn from the task without replacement (with, when it has fewer); the first ``warm_up``
     are answered twice and counted once. Torch's thread count is one while this runs.

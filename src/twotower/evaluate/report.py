@@ -68,7 +68,7 @@ class Report:
         total = self.latency.get("total")
         if total is not None:
             blank: list[Cell] = [None] * (len(self.measures) + 4)
-            rows.append(("whole request", *blank, total.p50_ms, total.p99_ms, None))
+            rows.append(("all stages", *blank, total.p50_ms, total.p99_ms, None))
         return Table(tuple(columns), tuple(rows))
 
     def comparison(self) -> Table | None:

@@ -104,9 +104,10 @@ class Answerer:
             Neither or both of user and features, an unknown id or field, or an unknown stage in ``depths`` or
             ``budget``.
         """
+        began = time.perf_counter()
         request, who = self.request(user=user, features=features, history=history)
         id = None if user is None else self.prepared.dataset.query_catalogue.ids(self._key(user))[0]
-        return self._answer(self._asked(request, where, budget), who, id, k, depths)
+        return self._answer(self._asked(request, where, budget, began), who, id, k, depths)
 
     def search(
         self,
@@ -127,13 +128,14 @@ class Answerer:
         ConfigError
             No words, queries without a text that is encoded or with several, or an unknown stage.
         """
+        began = time.perf_counter()
         if not text.strip():
             raise ConfigError("the query is empty: say what to search for")
         request, _ = self._unseen({self._searched(field): text}, ())
         texts = [c.name for c in self.prepared.features.spec.columns if c.kind == "text"]
         known = any(bool((request.query[name] > UNKNOWN).any()) for name in texts if name in request.query)
         request = replace(request, allow=self.allow)
-        answer = self._answer(self._asked(request, where, budget), text, None, k, depths)
+        answer = self._answer(self._asked(request, where, budget, began), text, None, k, depths)
         return answer if known else replace(answer, remark="training knew none of these words")
 
     def _searched(self, field: str | None) -> str:
@@ -186,7 +188,7 @@ class Answerer:
         self.log = FunnelLog(directory, about, items or self.prepared.dataset.item_catalogue)
         return self.log
 
-    def _asked(self, request: Request, where: Where | None, budget: Budget | None) -> Request:
+    def _asked(self, request: Request, where: Where | None, budget: Budget | None, began: float) -> Request:
         """The request with what this caller wants of it."""
         if where is not None:
             predicate = where if isinstance(where, Predicate) else Predicate.parse(where, where="where")
@@ -194,7 +196,7 @@ class Answerer:
                 self._attributes = Attributes.of(self.prepared.dataset)
             mask = self._attributes.once(predicate, "where")
             request = replace(request, allow=both_allow(request.allow, mask))
-        return replace(request, budget=budget)
+        return replace(request, budget=budget, began=began)
 
     def _answer(
         self, request: Request, who: str, id: int | str | None, k: int, depths: Mapping[str, int] | None

@@ -131,7 +131,8 @@ class Recipe(Config):
     )
     cascade: tuple[StageRecipe, ...] = ()
     budget_ms: PositiveFloat | None = Option(
-        None, description="of a served request over all stages; a stage that would be later is left out"
+        None,
+        description="of a served request until its last stage ends; a stage that would be later is left out",
     )
     plan: PlanRecipe | None = Option(
         None, description="depths and storage for serving; nothing is trained anew"

@@ -19,10 +19,11 @@ def latency_section(facts: FunnelFacts) -> Section:
     total = timing.latency["total"]
     rows: list[tuple[str, Latency, int | None]] = [(s, timing.latency[s], i) for i, s in enumerate(stages)]
     slowest = max(stages, key=lambda stage: timing.latency[stage].p50_ms)
-    finding = f"Half of the requests take less than {ms(total.p50_ms)}, 99% less than {ms(total.p99_ms)}"
+    finding = f"In half of the requests the stages take less than {ms(total.p50_ms)}, "
+    finding += f"in 99% less than {ms(total.p99_ms)}"
     if len(stages) > 1:
         finding += f"; {slowest} is the slowest stage"
-    chart = tag("div", times([*rows, ("whole request", total, None)], finding), class_="wide")
+    chart = tag("div", times([*rows, ("all stages", total, None)], finding), class_="wide")
     body = [
         [s, ms(t.p50_ms), ms(t.p99_ms), f"{timing.degraded.get(s, 0):,}", f"{timing.late.get(s, 0):,}"]
         for s, t, _ in rows
