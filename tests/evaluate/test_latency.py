@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from twotower.cascade.cascade import Cascade
+from twotower.cascade.deadline import Budget
 from twotower.cascade.stage import Stage
 from twotower.evaluate.latency import Latency, measure_latency, one_thread
 from twotower.evaluate.task import make_task
@@ -40,6 +41,12 @@ def test_every_request_is_one_query_on_one_thread():
     assert all(len(users) == 1 for users in stage.asked)
     assert stage.threads == {1}
     assert torch.get_num_threads() == before
+
+
+def test_the_cascade_counts_what_is_timed_and_no_warm_up():
+    cascade = Cascade(Watched(), Watched("second"), budget=Budget(stages={"second": 0}))
+    measure_latency(cascade, task(9), requests=6, warm_up=4)
+    assert (cascade.asked, cascade.degraded) == (6, {"second": 6})
 
 
 def test_no_query_is_timed_twice_while_there_are_enough():

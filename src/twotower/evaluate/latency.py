@@ -36,7 +36,8 @@ def measure_latency(
     """Latency of each stage by name, and of all of them together under ``total``.
 
     Requests are drawn from the task without replacement (with, when it has fewer); the first ``warm_up``
-    are answered twice and counted once. Torch's thread count is one while this runs.
+    are answered twice and counted once, by the cascade too (`Cascade.asked`). Torch's thread
+    count is one while this runs.
     """
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(task), generator=draw)
@@ -45,8 +46,9 @@ def measure_latency(
     request = request_of(task)
     watches = {stage.name: Stopwatch() for stage in cascade.stages} | {"total": Stopwatch()}
     with one_thread():
+        warming = cascade.within(cascade.budget)  # with counts of its own
         for row in chosen[:warm_up].tolist():
-            cascade(request.rows(row, row + 1))
+            warming(request.rows(row, row + 1))
         for row in chosen[:requests].tolist():
             _, trace = cascade(request.rows(row, row + 1))
             for step in trace.steps:

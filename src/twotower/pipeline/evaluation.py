@@ -43,11 +43,12 @@ class Evaluation:
             self.say(f"evaluating {cascade} on {task}")
             notes.append(str(task))
             experiment = run_cascade(cascade, task, option.measures)
-            latency = measure_latency(cascade, task, requests=option.requests_timed)
+            timed = cascade.within(cascade.budget)  # with counts of its own
+            latency = measure_latency(timed, task, requests=option.requests_timed)
             baselines = self._baselines(task)
             notes.append(f"time: {option.requests_timed} single requests on one thread")
-            if cascade.degraded:
-                counts = ", ".join(f"{name} {count}" for name, count in cascade.degraded.items())
+            if timed.degraded:
+                counts = ", ".join(f"{name} {count}" for name, count in timed.degraded.items())
                 notes.append(f"out of time in some of them, and left out there: {counts}")
             notes.append(self._fitted_note())
             notes.append(f"intervals: paired bootstrap over queries, {option.samples:,} samples")

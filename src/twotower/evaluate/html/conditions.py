@@ -30,7 +30,7 @@ def latency_section(facts: FunnelFacts) -> Section:
     ]
     counted = table(["stage", "median", "p99", "degraded", "late"], body)
     words = f"{plural(total.requests, 'single request')}, one at a time on one thread. Degraded and late are "
-    words += f"counted over {timing.asked:,}, the warm-up included. "
+    words += f"counted over {timing.asked:,}. "
     words += timing.budget or "The recipe sets no budget, so no stage can be degraded or late."
     return Section("latency", finding, joined([chart, counted, tag("p", words, class_="quiet")]))
 
