@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from twotower.errors import DataError
+from twotower.metrics.rating import equal_mass
 
 _Z = 1.959964
 """Two-sided 95% of the normal distribution."""
@@ -45,11 +46,7 @@ def reliability(probs: Tensor, labels: Tensor, bins: int = 15) -> tuple[Bin, ...
     if not ((probs >= 0) & (probs <= 1)).all():
         raise DataError("probabilities lie outside 0 to 1", remedy="pass sigmoid(logits)")
     probs = probs.double()
-    block: Tensor
-    size: Tensor
-    _, block, size = torch.unique(probs, return_inverse=True, return_counts=True)
-    middle = ((size.cumsum(0) - size / 2) / max(len(probs), 1))[block]
-    which = (middle * bins).long().clamp(max=bins - 1)
+    which = equal_mass(probs, bins)
     rows = torch.bincount(which, minlength=bins)
     stated = torch.bincount(which, probs, minlength=bins) / rows
     seen = torch.bincount(which, labels.double(), minlength=bins) / rows

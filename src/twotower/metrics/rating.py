@@ -129,17 +129,23 @@ def calibration_error(
         raise ConfigError(f"bins is {bins}; expected at least 1")
     probs = probs.double()
     _check_probs(probs)
-    if equal == "width":
-        place = probs
-    else:
-        block: Tensor
-        count: Tensor
-        _, block, count = torch.unique(probs, return_inverse=True, return_counts=True)
-        place = ((count.cumsum(0) - count / 2) / max(len(probs), 1))[block]  # the middle of the tie block
-    which = (place * bins).long().clamp(max=bins - 1)
+    which = (probs * bins).long().clamp(max=bins - 1) if equal == "width" else equal_mass(probs, bins)
     gap = torch.zeros(bins, dtype=torch.float64, device=probs.device)
     gap.index_add_(0, which, probs - labels.double())
     return float(gap.abs().sum() / len(probs)) if len(probs) else float("nan")
+
+
+def equal_mass(values: Tensor, bins: int) -> Tensor:
+    """The bin of each value (B,), from 0, rising: equal values share one, and all are as even as that allows.
+
+    >>> equal_mass(torch.tensor([0.5, 0.1, 0.9, 0.5, 0.7]), bins=2).tolist()
+    [0, 0, 1, 0, 1]
+    """
+    block: Tensor
+    count: Tensor
+    _, block, count = torch.unique(values, return_inverse=True, return_counts=True)
+    place = ((count.cumsum(0) - count / 2) / max(len(values), 1))[block]  # the middle of the tie block
+    return (place * bins).long().clamp(max=bins - 1)
 
 
 def calibration_ratio(probs: Tensor, labels: Tensor) -> float:
