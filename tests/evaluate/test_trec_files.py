@@ -60,7 +60,6 @@ def test_what_cannot_be_written_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no line"),
         ("q Q0 a 1 0.5 t\n\nq Q0 b\n", r"run:3: the line has not the form: query Q0 item"),
         ("q Q0 a 1 high t\n", r"run:1: the score is not a number: 'high'"),
         ("q Q0 a 1 nan t\n", "the score is not a number"),
@@ -75,6 +74,7 @@ def test_broken_runs_are_named_by_line(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "holds no line"),
         ("q 0 a 1\nq 0 b\n", "qrels:2: the line has not the form: query 0 item gain"),
         ("q 0 a 0.5\n", "the gain is not a whole number: '0.5'"),
         ("q 0 a 1\nq 0 a 2\n", "qrels:2: the item stands twice"),
@@ -129,6 +129,21 @@ def test_unknown_ids_are_refused_and_judged_items_outside_the_catalogue_kept(tmp
     assert (relevant.values.tolist(), gains.tolist()) == ([0, -1], [1, 2])
     with pytest.raises(DataError, match="1 query ids"):
         to_relevant(judged, Catalogue(pl.Series(["p"])), items)
+
+
+@pytest.mark.parametrize("name", ["run.txt", "run.parquet"])
+def test_a_run_that_found_nothing_is_read_and_judged(name, tmp_path):
+    nothing = Candidates(torch.full((2, 3), -1), torch.full((2, 3), -torch.inf))
+    items, queries = Catalogue(pl.Series(["a"])), Catalogue(pl.Series(["q", "r"]))
+    write_run(tmp_path / name, pl.Series(["q", "r"]), nothing, items)
+    run = read_run(tmp_path / name)
+    assert (len(run), run.columns) == (0, ["query", "item", "rank", "score"])
+    assert to_candidates(run, queries, items).keys.shape == (2, 0)
+    qrels = write(tmp_path / "qrels", "q 0 a 1\nr 0 a 0\n")
+    assert evaluate_files(tmp_path / name, qrels, ["RR", "nDCG@10"]).rows() == [
+        ("q", 0.0, 0.0),
+        ("r", None, None),
+    ]
 
 
 def test_queries_nobody_judged_are_ignored_and_nothing_to_find_is_null(tmp_path):

@@ -80,12 +80,13 @@ def read_run(path: str | Path, ties: Literal["trec", "file"] = "trec") -> pl.Dat
 
     As trec_eval does, the order of a text file is that of its scores, taken as float32, and not that of its
     rank column. Equal scores stand by falling item id (``ties="trec"``) or as in the file (``"file"``). Text
-    may be gzipped; ids are read as text. Parquet is read as `write_run` wrote it.
+    may be gzipped; ids are read as text. A file without a line is a run that found nothing. Parquet is read
+    as `write_run` wrote it.
 
     Raises
     ------
     DataError
-        No such file, or it is empty, truncated, malformed (file and line), or holds a pair twice.
+        No such file, or it is truncated, malformed (file and line), or holds a pair twice.
     """
     path = Path(path)
     if path.suffix == ".parquet":
@@ -125,9 +126,15 @@ def write_qrels(
 
 
 def read_qrels(path: str | Path) -> pl.DataFrame:
-    """Read judgements as rows (query, item, gain) in file order; ids are text. Errors as in `read_run`."""
+    """Read judgements as rows (query, item, gain) in file order; ids are text.
+
+    Errors as in `read_run`; and there must be one.
+    """
     path = Path(path)
-    rows = _fields(path, _QRELS, ("query", "item", "gain"), "query 0 item gain")
+    form = "query 0 item gain"
+    rows = _fields(path, _QRELS, ("query", "item", "gain"), form)
+    if rows.is_empty():
+        raise DataError("the file holds no line", file=path, remedy=f"expected lines of the form: {form}")
     return _number(path, rows, "gain", pl.Int64).drop("line")
 
 
@@ -172,7 +179,8 @@ def evaluate_files(
     """Judge a run file against a qrels file: one row per query of the qrels, one column per measure.
 
     Agrees with ``trec_eval -c``: a judged query that the run lacks scores 0. Queries of the run that nobody
-    judged are ignored, as trec_eval does; queries judged without a relevant item are null.
+    judged are ignored, as trec_eval does. Queries judged without a relevant item are null: trec_eval has 0
+    for them, and counts them in its means.
     """
     judged = read_qrels(qrels)
     answered = read_run(run, ties).with_columns(pl.col("query", "item").cast(pl.String))
@@ -248,8 +256,6 @@ def _fields(path: Path, pattern: str, names: tuple[str, ...], form: str) -> pl.D
         "line", offset=1
     )
     lines = lines.filter(pl.col("text").str.contains(r"\S"))
-    if lines.is_empty():
-        raise DataError("the file holds no line", file=path, remedy=f"expected lines of the form: {form}")
     groups = pl.col("text").str.extract_groups(pattern).struct.rename_fields(list(names))
     rows = lines.with_columns(groups.alias("fields")).unnest("fields")
     _refuse(path, rows, pl.col(names[0]).is_null(), "the line has not the form: " + form)
