@@ -53,3 +53,16 @@ def test_ids_that_name_nobody_are_refused(ids, message):
 
 def test_an_empty_catalogue_knows_nobody():
     assert Catalogue(pl.Series("movie", [], dtype=pl.String)).keys(pl.Series(["a"])).tolist() == [-1]
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.String])
+def test_few_ids_are_found_as_many_are(kind):
+    draw = np.random.default_rng(0)
+    ids = draw.permutation(np.arange(-1000, 4000, 2))
+    catalogue = Catalogue(pl.Series("movie", ids).cast(kind))
+    place = {id: key for key, id in enumerate(ids.tolist())}
+    asked = [None, -1000, 3998, 3999, -2000, 9999, *draw.integers(-1500, 4500, 20).tolist()]
+    wanted = [place.get(id, -1) for id in asked]
+    few, many = pl.Series(asked).cast(kind), pl.Series(asked * 10).cast(kind)
+    assert catalogue.keys(few).tolist() == wanted
+    assert catalogue.keys(many).tolist() == wanted * 10

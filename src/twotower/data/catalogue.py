@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import polars as pl
 
 from twotower.errors import DataError
+
+FEW = 64
+"""Ids that are at most this part of a catalogue are searched for, more are joined."""
 
 
 class Catalogue:
@@ -39,8 +44,19 @@ class Catalogue:
         wanted = ids.cast(self._ids.dtype, strict=False)
         if self._ids.dtype == pl.Int64 and (ids.dtype.is_float() or ids.dtype == pl.String):
             wanted = wanted.set(wanted.cast(ids.dtype) != ids, None)  # neither 1.5 nor "01" is 1
-        joined = pl.DataFrame({"id": wanted}).join(self._keys, on="id", how="left", maintain_order="left")
-        return joined["key"].fill_null(-1).to_numpy()
+        if len(wanted) * FEW > len(self):
+            joined = pl.DataFrame({"id": wanted}).join(self._keys, on="id", how="left", maintain_order="left")
+            return joined["key"].fill_null(-1).to_numpy()
+        ids, keys = self._sorted  # as a request asks: a join would look at the whole catalogue
+        place = ids.search_sorted(wanted).to_numpy().astype(np.int64).clip(max=len(ids) - 1)
+        found = (ids[place] == wanted).fill_null(False).to_numpy()
+        return np.where(found, keys[place], -1)
+
+    @cached_property
+    def _sorted(self) -> tuple[pl.Series, np.ndarray]:
+        """The ids, rising, and the key of each."""
+        order = self._ids.arg_sort().to_numpy().astype(np.int64)
+        return self._ids[order], order
 
     def ids(self, keys: np.ndarray) -> pl.Series:
         """Id of each key; keys must be in range."""

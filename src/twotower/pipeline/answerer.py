@@ -273,11 +273,23 @@ class Answerer:
             )
         return key
 
+    def _events_of(self, key: int) -> pl.DataFrame:
+        """A query's events, in their order."""
+        row, first = self._by_query
+        return self.events[row[first[key] : first[key + 1]]]
+
+    @cached_property
+    def _by_query(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the events, those of a query side by side, and where each query's begin."""
+        catalogue = self.prepared.dataset.query_catalogue
+        keys = catalogue.keys(self.events[catalogue.name])
+        return keys.argsort(kind="stable"), np.searchsorted(np.sort(keys), np.arange(len(catalogue) + 1))
+
     def _known(self, user: str | int) -> tuple[Request, str]:
         prepared = self.prepared
         schema, key = prepared.dataset.schema, self._key(user)
         keys = torch.from_numpy(key.copy())
-        own = self.events.filter(pl.col(schema.query) == prepared.dataset.query_catalogue.ids(key)[0])
+        own = self._events_of(int(key[0]))
         if isinstance(prepared.recipe.data, Collection):
             own = own.clear()  # judgements are no history: nobody was shown these documents
         seen = prepared.history(own, prepared.recipe.evaluate.seen).seen().take(keys)
@@ -298,8 +310,7 @@ class Answerer:
             raise ConfigError(f"the field {past.name!r} is made of a history of items; give that instead")
         query = prepared.features.encode_request(features)
         if past is not None:
-            index = prepared.features.item_index_of_keys(prepared.dataset.items)
-            recent = index[keys[-past.max_length :]]
+            recent = prepared.item_rows[keys[-past.max_length :]]
             column = torch.zeros(1, past.max_length, dtype=torch.int64)
             column[0, : len(recent)] = recent
             query = Batch({**query, past.name: column})

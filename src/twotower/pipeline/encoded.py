@@ -71,6 +71,11 @@ class Encoded:
         return self.features.encode_queries(self.dataset.queries)
 
     @cached_property
+    def item_rows(self) -> Tensor:
+        """(N,) int64 vocabulary row of each item's id: what histories are made of."""
+        return self.features.item_index_of_keys(self.dataset.items)
+
+    @cached_property
     def items(self) -> Batch:
         """Encoded item columns by item key."""
         return self.features.encode_items(self.dataset.items)
@@ -147,9 +152,8 @@ class Encoded:
             events = events.filter(pl.col(option.only))
         if option.elapsed and self.dataset.schema.time is None:
             raise ConfigError("history.elapsed: the data declares no time field")
-        index = self.features.item_index_of_keys(self.dataset.items)
         history = self.history(events, option.events)
-        return HistoryColumn(option.name, history, index, option.max_length, option.elapsed)
+        return HistoryColumn(option.name, history, self.item_rows, option.max_length, option.elapsed)
 
     def history(self, events: pl.DataFrame, which: Literal["positive", "all", "events"]) -> History:
         kept = self.positives(events) if which == "positive" else self.interactions(events)
