@@ -79,13 +79,13 @@ class Verdict:
 
 
 def judge(results: Results, data: str) -> list[Verdict]:
-    """All claims of which both models have cells of a common seed."""
+    """All claims of which both models have cells of a common seed, and of the same search."""
     draws, found = results.draws(data), []
     if draws is None:
         return []
     for claim in CLAIMS:
         seeds = results.seeds(data, claim.better, claim.worse)
-        if not seeds:
+        if not seeds or results.outdated(data, claim.better) != results.outdated(data, claim.worse):
             continue
         auc, loss = (draws.difference(claim.better, claim.worse, seeds, m) for m in ("AUC", "log loss"))
         pairs = [_auc_by_seed(results, data, model, seeds) for model in (claim.better, claim.worse)]

@@ -52,14 +52,7 @@ def opening(results: Results) -> str:
         "seeds.\n"
         "- **GAUC**: AUC within users, weighted by their events. **ECE**: calibration error in 15 bins of "
         "equal mass. FLOPs count matrix products alone. **CPU min** of cells made before commit 408744b hold "
-        "what denormal numbers cost then (`results/denormals.json`): up to four times too many.\n"
-        "- **Known faults**, until these cells are measured again: FIT before commit 3e9decf was trained "
-        "with a schedule that early stopping can cut short, DAT before commit a78e5a2 (`open-bandit`) with "
-        "an alignment of categories that depends on the scale of the vectors; those rows say nothing for or "
-        "against the papers. "
-        "Cells of IntTower made before commit ea03542 have what the same user liked among the negatives of "
-        "CIR; cells of DIN made before commit 5c123d5 are validated and tested with averaged weights and "
-        "the activations' statistics of the last ones.",
+        "what denormal numbers cost then (`results/denormals.json`): up to four times too many.",
     ]
     rows = []
     for data, about in DATA.items():

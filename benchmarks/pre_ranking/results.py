@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from benchmarks.pre_ranking.cells import STEP
+from benchmarks.pre_ranking.cells import STEP, is_stale
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.files import RESULTS, read_all, read_json
 from benchmarks.pre_ranking.intervals import Bootstrap
@@ -31,14 +31,31 @@ class Results:
 
     @cached_property
     def cells(self) -> dict[str, dict[str, list[Cell]]]:
-        """Data set -> model -> its cells by seed, in the order of the lists of data and models."""
+        """Data set -> model -> its cells by seed, in the order of the lists of data and models.
+
+        A model with cells of the search's present settings has those alone.
+        """
         found: dict[str, dict[str, list[Cell]]] = {}
         for data in DATA:
             read = [cell for cell in read_all(self.root / data) if cell["model"] in MODELS]
             by_model = {name: [cell for cell in read if cell["model"] == name] for name in MODELS}
             if read:
-                found[data] = {name: cells for name, cells in by_model.items() if cells}
+                found[data] = {
+                    name: [cell for cell in cells if not self._is_stale(cell)] or cells
+                    for name, cells in by_model.items()
+                    if cells
+                }
         return found
+
+    def outdated(self, data: str, model: str) -> bool:
+        """Whether a model's cells are of settings that the search has changed since."""
+        return any(map(self._is_stale, self.of(data, model)))
+
+    def _is_stale(self, cell: Cell) -> bool:
+        trials = self.trials.get(MODELS[cell["model"]].tuned_as or cell["model"])
+        if not trials or not cell["tuned"]:
+            return False
+        return is_stale(cell, min(trials, key=lambda trial: float(trial["log loss"]))["params"])
 
     def of(self, data: str, model: str) -> list[Cell]:
         return self.cells.get(data, {}).get(model, [])

@@ -40,6 +40,7 @@ def table(results: Results, data: str) -> str:
     head = ["model", "AUC", "log loss", "GAUC", "ECE", "parameters", "epochs", "CPU min", "seeds"]
     if truth:
         head[4:4] = ["share of the possible", "of GAUC"]
+    outdated = [name for name in cells if results.outdated(data, name)]
     unsearched = [n for n, own in cells.items() if not own[0]["tuned"] and not results.searched(n)]
     rows = []
     for name in sorted(cells, key=lambda n: mean(cells[n], "test", "log loss")):
@@ -52,7 +53,7 @@ def table(results: Results, data: str) -> str:
             ]
         rows.append(
             [
-                _named(name) + (" *" if name in unsearched else ""),
+                _named(name) + " *" * (name in unsearched) + " †" * (name in outdated),
                 *figures,
                 f"{own[0]['parameters']:,}",
                 f"{mean(own, 'best_epoch'):.0f}",
@@ -67,6 +68,11 @@ def table(results: Results, data: str) -> str:
     parts = [f"### {about.title} (`{data}`)", about.note, markdown(head, rows)]
     if unsearched:
         parts.append("\\* no search of its own: the settings every search began with.")
+    if outdated:
+        parts.append(
+            "† measured with settings that the search has changed since; not compared with models of the "
+            "present ones."
+        )
     draws = results.draws(data)
     if draws is not None and cells:
         name = min(cells, key=lambda n: mean(cells[n], "valid", "log loss"))
@@ -202,7 +208,8 @@ def ablations(results: Results) -> str:
     for name in dict.fromkeys(m.ablates for m in MODELS.values() if m.ablates):
         parts = [name, *(n for n, m in MODELS.items() if m.ablates == name)]
         for part in parts:
-            if name in cells and part in cells:
+            old = [results.outdated(SEARCH_DATA, one) for one in (name, part)]
+            if name in cells and part in cells and old[0] == old[1]:
                 own = cells[part]
                 rows.append(
                     [

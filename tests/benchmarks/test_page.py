@@ -9,9 +9,9 @@ pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) ar
 pytest.importorskip("matplotlib")
 
 from benchmarks.machine import machine
-from benchmarks.pre_ranking import page
+from benchmarks.pre_ranking import page, sections
 from benchmarks.pre_ranking.claims import judge
-from benchmarks.pre_ranking.files import write_arrays, write_json
+from benchmarks.pre_ranking.files import read_json, write_arrays, write_json
 from benchmarks.pre_ranking.learning_section import learning
 from benchmarks.pre_ranking.opening import chosen_system
 from benchmarks.pre_ranking.results import Results
@@ -42,6 +42,8 @@ def results(tmp_path):
                 "valid": figures,
                 "served": {"kept@100": gain / 10},
                 "tuned": True,
+                "params": FIRST,
+                "recipe": {"train": {"epochs": 40}},
                 "best_epoch": 7,
                 "parameters": 1234,
                 "cpu_seconds": 60,
@@ -159,3 +161,22 @@ def test_the_orders_of_the_stages_around_come_first():
     assert "No pre-ranker here keeps as many positives as the retriever's own first 100: 0.5000" in text
     cells[1]["metrics"]["kept@100"] = 0.55
     assert "No pre-ranker here" not in learning(cells)
+
+
+def test_cells_of_an_earlier_search_are_marked_and_compared_with_no_others(results):
+    folder = results.root / "ml-1m-hash"
+    assert judge(results, "ml-1m-hash") != []
+
+    def age(*seeds):
+        for path in (folder / f"two-tower-{seed}.json" for seed in seeds):
+            old = read_json(path)
+            write_json(path, old | {"params": FIRST | {"embedding_weight_decay": 1e-6}})
+        return Results(results.root)
+
+    mixed = age(1)
+    assert [cell["seed"] for cell in mixed.of("ml-1m-hash", "two-tower")] == [2, 3]
+    assert not mixed.outdated("ml-1m-hash", "two-tower")
+    old = age(2, 3)
+    assert old.outdated("ml-1m-hash", "two-tower")
+    assert "| `two-tower` † |" in sections.table(old, "ml-1m-hash")
+    assert judge(old, "ml-1m-hash") == []
