@@ -106,6 +106,15 @@ def test_an_unreadable_file_is_named(tmp_path, content, message):
         load_yaml(path)
 
 
+def test_a_key_that_stands_twice_is_an_error_with_its_line(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("a: 1\nb: {c: 1}\na: 2\n")
+    with pytest.raises(ConfigError, match=r"(?s)the key 'a' stands twice.*line 3"):
+        load_yaml(path)
+    path.write_text("a: &base {x: 1, y: 2}\nb: {<<: *base, x: 3}\nc: {a: 1, b: {a: 1}}\n")
+    assert load_yaml(path)["b"] == {"x": 3, "y": 2}
+
+
 def test_a_directory_is_no_recipe(tmp_path):
     with pytest.raises(ConfigError, match="is a directory"):
         load_yaml(tmp_path)

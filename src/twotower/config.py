@@ -38,11 +38,28 @@ class Config(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML that refuses a key that stands twice in one mapping: YAML itself drops the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen |= {key} if isinstance(key, str | int) else set()
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: str | Path) -> Any:
     """Read one YAML file; a missing or malformed file is a `ConfigError` with the line."""
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file)
+            return yaml.load(file, _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except IsADirectoryError:

@@ -129,3 +129,10 @@ def test_a_reranker_needs_a_ranker_before_it(tiny):
     del plain["cascade"][1], plain["models"]["ranker"]
     with pytest.raises(ConfigError, match=r"stage 1 reranks what a rank stage hands on.*\['retrieve'\]"):
         Recipe.parse(plain)
+
+
+def test_a_model_is_called_what_a_folder_may_be_called(tiny):
+    plain = tiny()
+    plain["models"][".."] = plain["models"]["ranker"]
+    with pytest.raises(ConfigError, match=r"should match pattern"):
+        Recipe.parse(plain)

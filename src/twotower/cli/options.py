@@ -84,7 +84,7 @@ def stage_depths(texts: list[str]) -> dict[str, int]:
     depths = {}
     for text in texts:
         name, _, number = text.partition("=")
-        if not number.isdigit():
+        if not (number.isascii() and number.isdigit()):
             raise ConfigError(f"--depth {text!r}: expected stage=number, such as retrieve=200")
         depths[name] = int(number)
     return depths

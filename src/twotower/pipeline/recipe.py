@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field as Option
 from pydantic import PositiveFloat, field_validator, model_validator
@@ -32,6 +32,9 @@ from twotower.pipeline.stages import (
 from twotower.pipeline.teaching import asked, miners, teachers
 from twotower.train.objectives import ObjectiveConfig
 from twotower.train.settings import TrainSettings
+
+ModelName = Annotated[str, Option(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What the folders of a model are called."""
 
 
 class HistoryOption(Config):
@@ -126,7 +129,7 @@ class Recipe(Config):
     )
     split: SplitConfig = SplitConfig()
     history: HistoryOption | None = HistoryOption()
-    models: dict[str, ModelRecipe] = Option(
+    models: dict[ModelName, ModelRecipe] = Option(
         default_factory=dict, description="none where the sources of the cascade need none"
     )
     cascade: tuple[StageRecipe, ...] = ()
