@@ -96,6 +96,20 @@ def test_a_recipe_that_prepares_otherwise_must_prepare_first(shop):
         pipeline.train()
 
 
+def test_only_files_that_are_read_are_data(tmp_path):
+    write(tmp_path, 30)
+    for name in ("one", "two"):
+        pipeline, _ = opened(tmp_path / "runs" / name, data=tmp_path)
+        pipeline.prepare()
+        pipeline.train()
+    (tmp_path / "notes.txt").write_text("whatever")
+    pipeline, said = opened(tmp_path / "runs" / "one", data=tmp_path)
+    pipeline.prepare()
+    pipeline.train()
+    assert not any(line.startswith("reading") for line in said)
+    assert trained(said) == []
+
+
 def test_other_weights_of_events_train_again(shop):
     pipeline, said = opened(shop / "run", "weights={field: place, values: {'1': 5.0}}")
     pipeline.prepare()

@@ -112,6 +112,16 @@ class Tabular(Config):
                 )
         return self
 
+    def files(self, path: Path) -> list[Path]:
+        """The files below ``path`` that are read.
+
+        Raises
+        ------
+        DataError
+            One of them is missing.
+        """
+        return _Reading(self, Path(path), "raise").files()
+
     def read(self, path: Path, on_error: OnError = "raise") -> Dataset:
         """Read the tables in the folder ``path``.
 
@@ -147,6 +157,13 @@ class _Reading:
     def __init__(self, config: Tabular, directory: Path, on_error: OnError) -> None:
         self.config, self.directory, self.on_error = config, directory, on_error
         self.notes: list[str] = []
+
+    def files(self) -> list[Path]:
+        config = self.config
+        parts = {} if config.splits is None else config.splits.model_dump(exclude_none=True)
+        tables = (config.interactions, config.queries, config.items)
+        names = [*parts.values(), *(table.file for table in tables if table is not None)]
+        return [path for name in dict.fromkeys(names) if name is not None for path in self._paths(name)]
 
     def events(self) -> pl.DataFrame:
         """All events with `ROW` counting through the files, and `PART` when the split is predefined."""

@@ -15,6 +15,7 @@ from twotower.baselines.base import Baseline
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.own_source import OwnSource
 from twotower.cascade.rank import Rank
+from twotower.data.tabular import Tabular
 from twotower.errors import ConfigError, MismatchError, StorageError
 from twotower.evaluate.report import Report
 from twotower.models.base import Model
@@ -108,7 +109,9 @@ class Pipeline:
         rules, finished = self._rules(), self.space.finished().get("prepare", "")
         if self.path is None and finished.startswith(rules):
             return finished
-        return f"{rules}-{fingerprint(self.space.digests_of(self.path), self.on_error)}"
+        data = self.recipe.data
+        read = data.files(self.path) if isinstance(data, Tabular) and self.path is not None else None
+        return f"{rules}-{fingerprint(self.space.digests_of(self.path, read), self.on_error)}"
 
     def _rules(self) -> str:
         """What the recipe says of preparing."""

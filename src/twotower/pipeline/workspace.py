@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from twotower.data.files import sha256_of
 from twotower.errors import StorageError
 from twotower.pipeline.recipe import Recipe
 
-UNFINISHED = "unfinished "
+STEPS, UNFINISHED = "steps.json", "unfinished "
 """Before the mark of a step that has begun: what it left can be gone on with by the same inputs only."""
 
 
@@ -62,8 +63,9 @@ class Workspace:
             content.update(bytes.fromhex(_digest(path)))
         return content.hexdigest()[:16]
 
-    def digests_of(self, path: Path | None) -> dict[str, str]:
-        """Content of the files below the data's ``path``, by name; the run's own files do not count.
+    def digests_of(self, path: Path | None, read: Sequence[Path] | None = None) -> dict[str, str]:
+        """Content of the files below the data's ``path``, by name: of those that are ``read``, where that is
+        known, else of all but those of runs.
 
         Data that were copied, mounted anew or checked out again are the same data: only content tells. A
         file is read when its size, time or inode differs from what the last look at it noted: one that was
@@ -71,15 +73,18 @@ class Workspace:
         """
         if path is None:
             return {}
-        own, notes = self.directory.resolve(), self.directory / "files.json"
+        notes = self.directory / "files.json"
         before = _noted(notes)
         seen: dict[str, list[Any]] = {}
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if not file.is_file() or own in file.resolve().parents:
-                continue
+        if read is None:
+            found = path.rglob("*") if path.is_dir() else [path]
+            read = [file for file in found if file.is_file()]
+            runs = {self.directory.resolve()} | {file.parent.resolve() for file in read if file.name == STEPS}
+            read = [file for file in read if runs.isdisjoint(file.resolve().parents)]
+        for file in sorted(read):
             name = file.name if file == path else file.relative_to(path).as_posix()
-            found = file.stat()
-            about = [found.st_size, found.st_mtime_ns, found.st_ino]
+            now = file.stat()
+            about = [now.st_size, now.st_mtime_ns, now.st_ino]
             known = before.get(name, [])
             seen[name] = known if known[:-1] == about else [*about, _digest(file)]
         if seen != before:
@@ -120,17 +125,16 @@ class Workspace:
         return {step: mark for step, mark in self._steps().items() if not mark.startswith(UNFINISHED)}
 
     def _note(self, step: str, mark: str) -> None:
-        write_text(self.directory / "steps.json", json.dumps(self._steps() | {step: mark}, indent=2))
+        write_text(self.directory / STEPS, json.dumps(self._steps() | {step: mark}, indent=2))
 
     def _steps(self) -> dict[str, str]:
         try:
-            steps: dict[str, str] = json.loads((self.directory / "steps.json").read_text(encoding="utf-8"))
+            steps: dict[str, str] = json.loads((self.directory / STEPS).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise StorageError(
-                f"{self.directory / 'steps.json'}: not readable ({error}); remove it, and every step is made "
-                "again"
+                f"{self.directory / STEPS}: not readable ({error}); remove it, and every step is made again"
             ) from error
         return steps
 
