@@ -268,6 +268,36 @@ def test_a_rate_of_no_parameter_is_refused_before_anything_is_trained(tiny, tmp_
 MIXED = "history.events=all"
 
 
+QUOTA = {"kind": "quota", "field": "categroy", "at_most": 1, "within": 3}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"stage": "diversify", "field": "categroy"},
+        {"stage": "filter", "where": {"field": "categroy", "in": ["a"]}},
+        {"stage": "rules", "rules": [QUOTA]},
+    ],
+)
+def test_a_field_of_no_item_is_refused_before_anything_is_trained(tiny, tmp_path, stage):
+    plain = tiny()
+    plain["cascade"].append(stage | {"k": 9})
+    pipeline, said = open_with(tmp_path, plain)
+    pipeline.prepare()
+    with pytest.raises(ConfigError, match=r"categroy.*did you mean 'category'"):
+        pipeline.train()
+    assert not any("training" in line for line in said)
+
+
+@pytest.mark.parametrize("change", ["models.ranker.features=[user, itm]", "value=[{label: itm}]"])
+def test_a_name_of_nothing_is_refused_before_anything_is_trained(tiny, tmp_path, change):
+    pipeline, said = open_with(tmp_path, tiny(change))
+    pipeline.prepare()
+    with pytest.raises(ConfigError, match="itm"):
+        pipeline.train()
+    assert not any("training" in line for line in said)
+
+
 def test_a_history_of_all_events_is_no_list_of_targets(tiny, tmp_path):
     pipeline, _ = open_with(tmp_path, tiny(MIXED, "models.retriever.batches=sequences"))
     pipeline.prepare()

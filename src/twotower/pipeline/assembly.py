@@ -235,6 +235,13 @@ class Assembly:
                 assert about.field is not None
                 return Diversify(about.how, self._values_of(about.field), about.k, name, tensor=about.field)
 
+    def check_fields(self) -> None:
+        """Make the stages that need no model: a field that no item has is named before hours of training."""
+        for about in self.recipe.cascade:
+            by_field = isinstance(about, DiversifyRecipe) and about.field is not None
+            if by_field or isinstance(about, FilterRecipe | RulesRecipe):
+                self.stage(about)
+
     def source(self, about: SourceRecipe, verify: bool = True) -> Stage:
         """One of the sources of the first stage."""
         if about.model is not None:

@@ -148,7 +148,10 @@ class Pipeline:
 
         After each model the cascade so far is measured on validation queries, see `SoFar`.
         """
-        self.assembly.fit_sources(self._prepared_mark(), self._learn_from_training)
+        mark = self._prepared_mark()
+        self.assembly.check_fields()
+        self.prepared.values(self.prepared.dataset.events.head(0))
+        self.assembly.fit_sources(mark, self._learn_from_training)
         so_far = SoFar(
             self.recipe, self.space, self._prepared, self.assembly.stage, self._train_mark, self.say
         )
@@ -158,8 +161,9 @@ class Pipeline:
             ) is not None:  # grows, and is learnt from as it is now
                 self.space.finish(f"log {name}", fingerprint(digests_below(Path(log.directory))))
         order, models = training_order(self.recipe), {}
-        for name in order:
-            check_rates(self.prepared, name)  # before the models in front of it have taken their hours
+        for name in order:  # before the models in front of it have taken their hours
+            self.prepared.spec(self.recipe.models[name].features)
+            check_rates(self.prepared, name)
         for name in order:
             models[name] = self._train_one(name)
             so_far.after(name)
