@@ -160,8 +160,7 @@ def claims(verdicts: dict[str, list[Verdict]]) -> str:
     ]
     parts = [
         "`ml-1m-hash`: the first model of a claim minus the second, 95 % intervals. Confirmed or refuted "
-        "when the interval of the AUC leaves zero out *and* every seed has the same sign. Claims about "
-        "FIT rest on cells with known faults (see the protocol).",
+        "when the interval of the AUC leaves zero out *and* every seed has the same sign.",
         markdown(head, rows, left=2),
         *_of_cir(here),
     ]
