@@ -11,9 +11,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from twotower.index.item_table import ItemTable, Storage, as_stored
+from twotower.index.item_table import ItemTable, Storage
 from twotower.index.keyed_rows import KeyedRows
 from twotower.index.ragged_rows import resized
+from twotower.index.stored_rep import as_stored
 from twotower.types import NO_ITEM, Rep
 
 

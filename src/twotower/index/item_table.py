@@ -14,10 +14,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from twotower.errors import ConfigError, DataError, MismatchError, StorageError
+from twotower.errors import ConfigError, StorageError
 from twotower.index.draft import Draft, publish_in_chunks
 from twotower.index.manifest import Artefact, open_artefact, publish, write_tensor
-from twotower.index.ragged_rows import inside, packed, padded
+from twotower.index.ragged_rows import packed, padded
+from twotower.index.stored_rep import as_stored, dtype_of, name_of
 from twotower.types import NO_ITEM, Ragged, Rep, RepSpec
 
 Storage = Literal["float32", "bfloat16", "float16"]
@@ -142,7 +143,7 @@ class ItemTable:
     @property
     def kept(self) -> tuple[RepSpec, ...]:
         """The specs with the dtypes that are really stored."""
-        return tuple(replace(s, dtype=_name(self._values(s).dtype)) for s in self.specs)
+        return tuple(replace(s, dtype=name_of(self._values(s).dtype)) for s in self.specs)
 
     @property
     def bytes_per_item(self) -> float:
@@ -178,7 +179,7 @@ class ItemTable:
         if not empty.any():
             return self.as_declared(self.stored.take(keys))
         rep = Rep(
-            (s.name, torch.zeros(*keys.shape, *s.shape, dtype=_dtype(s.dtype)))
+            (s.name, torch.zeros(*keys.shape, *s.shape, dtype=dtype_of(s.dtype)))
             for s in self.specs
             if not s.ragged
         )
@@ -192,7 +193,7 @@ class ItemTable:
         for spec in self.specs:
             if spec.ragged:
                 assert keys is not None
-                dtype = _dtype(spec.dtype)
+                dtype = dtype_of(spec.dtype)
                 rep[spec.name], rep[spec.length] = padded(self.ragged[spec.name], keys, dtype)
             else:
                 rep[spec.name] = fixed[spec.name]
@@ -200,7 +201,7 @@ class ItemTable:
 
     @property
     def _declared(self) -> dict[str, torch.dtype]:
-        return {spec.name: _dtype(spec.dtype) for spec in self.specs}
+        return {spec.name: dtype_of(spec.dtype) for spec in self.specs}
 
     def _values(self, spec: RepSpec) -> Tensor:
         return self.ragged[spec.name].values if spec.ragged else self.stored[spec.name]
@@ -241,8 +242,8 @@ def _gathered(
     chunks: Iterable[tuple[int, Rep]], rows: int, kept: Sequence[RepSpec]
 ) -> tuple[Rep, dict[str, Ragged]]:
     """All chunks in memory: tensors with one row per item, and ragged ones."""
-    stored = Rep((s.name, torch.empty(rows, *s.shape, dtype=_dtype(s.dtype))) for s in kept if not s.ragged)
-    values = {s.name: [torch.empty(0, *s.shape, dtype=_dtype(s.dtype))] for s in kept if s.ragged}
+    stored = Rep((s.name, torch.empty(rows, *s.shape, dtype=dtype_of(s.dtype))) for s in kept if not s.ragged)
+    values = {s.name: [torch.empty(0, *s.shape, dtype=dtype_of(s.dtype))] for s in kept if s.ragged}
     lengths = {s.name: [torch.zeros(1, dtype=torch.int64)] for s in kept if s.ragged}
     for start, rep in chunks:
         for spec in kept:
@@ -284,51 +285,6 @@ def read_ragged(artefact: Artefact, name: str, rows: int, shape: tuple[int, ...]
     return Ragged(values, offsets)
 
 
-def as_stored(rep: Rep, keys: Tensor, specs: Sequence[RepSpec], kept: Sequence[RepSpec]) -> Rep:
-    """What a table keeps of the representation of ``keys``, ragged tensors with zeros behind their ends.
-
-    Raises
-    ------
-    MismatchError
-        It is not as declared.
-    DataError
-        A number is NaN or infinite, or becomes so as it is stored.
-    """
-    found = {name: (tuple(t.shape), _name(t.dtype)) for name, t in rep.items()}
-    wanted = {}
-    for spec in specs:
-        width = rep[spec.name].shape[1:2] if spec.ragged and spec.name in rep else ()
-        wanted[spec.name] = ((len(keys), *width, *spec.shape), spec.dtype)
-        if spec.ragged:
-            wanted[spec.length] = ((len(keys),), "int64")
-    if found != wanted:
-        raise MismatchError(
-            f"encode returned {found} for items {keys[:1].tolist()}.., the specs declare {wanted}"
-        )
-    out = Rep()
-    for spec in kept:
-        tensor = rep[spec.name].detach().to("cpu", _dtype(spec.dtype))
-        if spec.ragged:
-            length = rep[spec.length].to("cpu")
-            if ((length < 0) | (length > tensor.shape[1])).any():
-                raise MismatchError(
-                    f"{spec.length} is {int(length.min())} to {int(length.max())} "
-                    f"for rows {tensor.shape[1]} wide"
-                )
-            real = inside(length, tensor.shape[1])
-            tensor = tensor.masked_fill(~real.reshape(*real.shape, *[1] * len(spec.shape)), 0)
-            out[spec.length] = length
-        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-            broken = keys[~finite.reshape(len(keys), -1).all(1).to(keys.device)]
-            raise DataError(
-                f"{spec.name} of item {int(broken[0])} is NaN or infinite as {spec.dtype}",
-                remedy="store bfloat16 or float32 where float16 is too narrow; else look for a diverged "
-                "training run",
-            )
-        out[spec.name] = tensor
-    return out
-
-
 def _about(rows: int, specs: Sequence[RepSpec], kept: Sequence[RepSpec]) -> dict[str, Any]:
     return {"rows": rows, "specs": [asdict(s) for s in specs], "kept": [asdict(s) for s in kept]}
 
@@ -340,13 +296,4 @@ def _check(specs: Sequence[RepSpec]) -> None:
 
 
 def _kept(spec: RepSpec, storage: Storage | None) -> RepSpec:
-    return replace(spec, dtype=storage) if storage and _dtype(spec.dtype).is_floating_point else spec
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return replace(spec, dtype=storage) if storage and dtype_of(spec.dtype).is_floating_point else spec
