@@ -23,6 +23,8 @@ def test_whole_values_are_found_among_fractions():
     assert rule.of(pl.DataFrame({"x": [5.0, 4.5, 0.5, float("nan"), None]})).tolist() == [2, 1, 3, 1, 1]
     with pytest.raises(ConfigError, match="'x' holds numbers, and 'five' is none"):
         SampleWeights(field="x", values={"five": 2.0}).of(pl.DataFrame({"x": [5.0]}))
+    with pytest.raises(ConfigError, match="two values of 'x' are the same number"):
+        SampleWeights(field="x", values={"5": 2.0, "5.0": 3.0}).of(pl.DataFrame({"x": [5.0]}))
 
 
 def test_an_unknown_column_names_the_nearest():

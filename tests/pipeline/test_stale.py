@@ -14,13 +14,10 @@ from twotower.pipeline.export import export_vectors
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
 
-FIELDS = [
-    {"name": "user", "kind": "id", "role": "query"},
-    {"name": "item", "kind": "id", "role": "item"},
-    {"name": "place", "kind": "category", "role": "context"},
-    {"name": "click", "kind": "number", "role": "label"},
-    {"name": "time", "kind": "number", "role": "time"},
-]
+from ..shop import FIELDS as SHOP_FIELDS
+
+PLACE = {"name": "place", "kind": "category", "role": "context"}
+FIELDS = [*(field for field in SHOP_FIELDS if field["role"] != "item" or field["kind"] == "id"), PLACE]
 SCORED = {"embedding": 4, "layers": [4]}
 SHORT = {"epochs": 1, "batch_size": 64}
 SHOP = {

@@ -44,6 +44,8 @@ class SampleWeights(Config):
             if keys.null_count():
                 wrong = list(self.values)[int(keys.is_null().arg_true()[0])]
                 raise ConfigError(f"weights: {self.field!r} holds numbers, and {wrong!r} is none")
+            if keys.is_duplicated().any():
+                raise ConfigError(f"weights: two values of {self.field!r} are the same number")
             column = column.cast(pl.Float64)
         else:
             column = column.cast(pl.String)
