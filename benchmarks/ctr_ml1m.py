@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from benchmarks.machine import machine
-from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.validation import LabelledEvents
 
 RESULTS = Path(__file__).parent / "results" / "ctr_ml1m"
 RECIPE = Path(__file__).parent.parent / "recipes" / "movielens-1m-ctr.yaml"

@@ -25,8 +25,9 @@ from benchmarks.pre_ranking.served import STAGES, served
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.pipeline.feature_dropout import reduce_fields
-from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.validation import LabelledEvents
 from twotower.train.events import Event, Listener, Validated
 from twotower.train.run import FitResult
 

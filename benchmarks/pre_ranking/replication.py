@@ -66,9 +66,10 @@ from twotower.models.base import masked
 from twotower.models.catalogue import MODELS as CATALOGUE
 from twotower.models.decoupled import Decoupled, DecoupledConfig
 from twotower.nn.mlp import mlp
-from twotower.pipeline.learning import LabelledEvents, train_model
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.validation import LabelledEvents
 from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
 

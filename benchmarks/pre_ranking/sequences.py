@@ -32,9 +32,10 @@ from twotower.evaluate.task import Task
 from twotower.metrics.ranking import average, evaluate
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, save_model
-from twotower.pipeline.learning import best_of_catalogue, train_model
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.validation import best_of_catalogue
 from twotower.schema import TIME_EXACT
 from twotower.train.events import Event, Validated
 

@@ -16,7 +16,7 @@ from benchmarks.pre_ranking.files import write_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST
 from twotower.data.synthetic import Synthetic
-from twotower.pipeline.learning import LabelledEvents
+from twotower.pipeline.validation import LabelledEvents
 
 TRUTH = "truth"
 DEVICES = ("mobile", "desktop", "tablet")  # in the order of the rows of `World.examination`

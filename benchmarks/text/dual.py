@@ -31,8 +31,8 @@ from benchmarks.text.learning import Pool, train
 from benchmarks.text.probe import clouds, separability
 from benchmarks.text.vectors import kept_vectors, measured, search
 from twotower.models.base import Model
-from twotower.pipeline.learning import rank_catalogue
 from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.validation import rank_catalogue
 from twotower.train.fit import FitResult
 from twotower.train.settings import TrainSettings
 

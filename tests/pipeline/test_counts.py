@@ -3,7 +3,7 @@
 import pytest
 
 from twotower.errors import ConfigError
-from twotower.pipeline.learning import train_model
+from twotower.pipeline.learning import measured_for, train_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
@@ -29,6 +29,7 @@ def test_a_run_counts_the_training_part_and_retrieves_by_rate(recipe, tmp_path):
     again, result = train_model(pipeline.prepared, "rate")
     assert again.digest() == model.digest()
     assert result.best_value == result.history[0]["AUC"]
+    assert set(measured_for(pipeline.recipe, "rate")) < set(result.history[0])
     assert len(model.rates().unique()) > 2
 
 

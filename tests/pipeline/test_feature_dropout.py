@@ -6,9 +6,9 @@ import torch
 from twotower.errors import ConfigError
 from twotower.models.catalogue import make_model
 from twotower.pipeline.feature_dropout import reduce_fields
-from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.validation import LabelledEvents
 
 RANKER = {
     "model": "fscd",

@@ -9,15 +9,11 @@ from twotower.evaluate.experiment import request_of
 from twotower.evaluate.task import make_task
 from twotower.index.item_table import ItemTable
 from twotower.metrics.ranking import average, evaluate
-from twotower.pipeline.learning import (
-    LabelledEvents,
-    best_of_catalogue,
-    rank_catalogue,
-    train_model,
-)
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.served import is_relevant, rescore, serve
+from twotower.pipeline.validation import LabelledEvents, best_of_catalogue, rank_catalogue
 from twotower.types import NO_ITEM, Batch, Ragged
 
 

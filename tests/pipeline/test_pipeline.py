@@ -265,6 +265,23 @@ def test_a_rate_of_no_parameter_is_refused_before_anything_is_trained(tiny, tmp_
     assert not any("training" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("name", "metric", "remedy"),
+    [
+        ("retriever", "nDCG@1O", "nDCG@10, R@10; did you mean 'nDCG@10'"),
+        ("ranker", "AUC", "nDCG@10"),
+    ],
+)
+def test_a_metric_that_is_not_measured_is_refused_before_anything_is_trained(
+    tiny, tmp_path, name, metric, remedy
+):
+    pipeline, said = open_with(tmp_path, tiny(f"models.{name}.train.metric={metric}"))
+    pipeline.prepare()
+    with pytest.raises(ConfigError, match=f"{name!r}: metric is {metric!r}, but its validation.*{remedy}"):
+        pipeline.train()
+    assert not any("training" in line for line in said)
+
+
 MIXED = "history.events=all"
 
 

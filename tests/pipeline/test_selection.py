@@ -9,10 +9,10 @@ from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError, StorageError
 from twotower.models.catalogue import load_model
 from twotower.pipeline import selection
-from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.selection import GroupSearch, Subset, mean_gates, search_groups
+from twotower.pipeline.validation import LabelledEvents
 
 COLD = {
     "model": "cold",

@@ -18,10 +18,10 @@ from twotower.evaluate.report import Report
 from twotower.evaluate.task import Task
 from twotower.evaluate.trec import write_qrels, write_run
 from twotower.models.base import Model
-from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.teaching import teachers
+from twotower.pipeline.validation import LabelledEvents
 from twotower.pipeline.workspace import write_text
 
 

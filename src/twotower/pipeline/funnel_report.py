@@ -31,9 +31,9 @@ from twotower.evaluate.slices import (
 from twotower.evaluate.task import Task
 from twotower.metrics.rating import auc, calibration_error
 from twotower.pipeline.known_by import known_by
-from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.prepared import Prepared
+from twotower.pipeline.validation import LabelledEvents
 
 Say = Callable[[str], None]
 

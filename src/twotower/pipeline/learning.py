@@ -1,16 +1,15 @@
-"""Train one model of a recipe: its batches, its objective, and what it is chosen by."""
+"""Train one model of a recipe: its batches, its objective, and what chooses among its epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import torch
-from torch import Tensor
 
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
+from twotower.config import nearest
 from twotower.data.batches import EventBatches, Examples, ListBatches
 from twotower.data.collection import Collection
 from twotower.data.full_stage import TEACHER_SCORE
@@ -18,18 +17,21 @@ from twotower.data.hard_negatives import HardNegatives, Judged
 from twotower.data.sequences import SequenceBatches
 from twotower.errors import ConfigError, DataError
 from twotower.evaluate.experiment import request_of
-from twotower.evaluate.task import Task
-from twotower.index.item_table import Progress
 from twotower.metrics.ranking import average
-from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.models.catalogue import make_model
-from twotower.pipeline.encoding import Meter, encode_all
+from twotower.pipeline.encoding import Meter
 from twotower.pipeline.order import share_left_out
 from twotower.pipeline.prepared import Prepared
-from twotower.pipeline.preranking import full_stage_batches, full_stage_samples, served_validation
+from twotower.pipeline.preranking import (
+    full_stage_batches,
+    full_stage_samples,
+    served_measures,
+    served_validation,
+)
+from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.served import Validate, dealt, gains_of, rescore, scores_by, serve
-from twotower.scores.catalogue import top_k_of
+from twotower.pipeline.validation import CATALOGUE_MEASURES, LabelledEvents, rank_catalogue
 from twotower.train.counting import count
 from twotower.train.events import Listener, silent
 from twotower.train.fit import FitResult, fit
@@ -38,7 +40,9 @@ from twotower.train.objectives import CountsConfig, make_objective
 from twotower.train.optimizers import Optimizer
 from twotower.train.protocols import BatchSource
 from twotower.train.softmax import InBatchConfig, SampledConfig
-from twotower.types import Batch, Rep
+from twotower.types import Batch
+
+LIST_MEASURES = ("nDCG@10",)  # of the candidates that a list-wise ranker was served
 
 
 def train_model(
@@ -80,15 +84,32 @@ def train_model(
     return model.cpu().eval(), result
 
 
-def check_rates(prepared: Prepared, name: str) -> None:
-    """Refuse learning rates by names that no parameter of the model has."""
+def check_settings(prepared: Prepared, name: str) -> None:
+    """Refuse a metric that validation does not measure, and learning rates of no parameter of the model."""
     about = prepared.recipe.models[name]
+    metric, measured = about.train.metric, measured_for(prepared.recipe, name)
+    if metric is not None and metric not in measured:
+        raise ConfigError(
+            f"model {name!r}: metric is {metric!r}, but its validation measures {', '.join(measured)}"
+            f"{nearest(metric, measured)}"
+        )
     if about.train.learning_rates:
         model = make_model(about.model, prepared.spec(about.features), about.config)
         try:
             Optimizer(model, about.train)
         except ConfigError as error:
             raise ConfigError(f"model {name!r}: {error}") from None
+
+
+def measured_for(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """Names of what the validation of a model measures; it is chosen by the first one, if by no other."""
+    objective = recipe.models[name].objective
+    if isinstance(objective, FullStageConfig) or (isinstance(objective, ListsConfig) and objective.teacher):
+        return served_measures(recipe, name)
+    if isinstance(objective, ListsConfig):
+        return LIST_MEASURES
+    pointwise = isinstance(objective, CountsConfig) or objective.kind == "pointwise"
+    return LabelledEvents.MEASURES if pointwise else CATALOGUE_MEASURES
 
 
 def known_positives(prepared: Prepared, name: str) -> Judged | None:
@@ -225,88 +246,6 @@ def _lists(
 
     def by_lists(model: Model) -> dict[str, float]:
         keys = rescore(model, prepared.items, select, held).keys
-        return {"nDCG@10": average(select.measure(keys, ["nDCG@10"])["nDCG@10"]).value}
+        return {name: average(values).value for name, values in select.measure(keys, LIST_MEASURES).items()}
 
     return source, by_lists
-
-
-@torch.inference_mode()
-def rank_catalogue(
-    model: Model, items: Batch, task: Task, progress: Progress | None = None
-) -> dict[str, float]:
-    """nDCG@10 and R@10 of a dot or late model over the whole catalogue, seen items masked."""
-    best = best_of_catalogue(model, items, task, 10, progress=progress)
-    values = task.measure(best, ["nDCG@10", "R@10"])
-    return {name: average(value).value for name, value in values.items()}
-
-
-@torch.inference_mode()
-def best_of_catalogue(
-    model: Model,
-    items: Batch,
-    task: Task,
-    k: int,
-    queries_at_once: int = 1024,
-    progress: Progress | None = None,
-) -> Tensor:
-    """(Q, k) keys of the items a dot or late model scores highest, seen items masked; no index is built.
-
-    ``progress`` is told how far the encoding of the items is, which for texts is nearly all of the time.
-    """
-    assert model.kind in ("dot", "late"), model.kind
-    device = model.device
-    item = encode_all(model, items, progress)
-    keys = []
-    for start in range(0, len(task), queries_at_once):
-        rows = torch.arange(start, min(start + queries_at_once, len(task)))
-        query = model.encode_query(task.query.take(rows).to(device))
-
-        def score(first: int, last: int, query: Rep = query) -> Tensor:
-            return model.score(query, item.slice(first, last)).float().cpu()
-
-        found = top_k_of(score, len(rows), items.rows, k, exclude=task.seen.take(rows), fresh=True)
-        keys.append(found.keys)
-    return torch.cat(keys)
-
-
-class LabelledEvents:
-    """Labelled events, each with its query as it was before the event: for AUC, log loss, calibration."""
-
-    def __init__(
-        self, prepared: Prepared, events: pl.DataFrame, before: pl.DataFrame, rows: int = 8192
-    ) -> None:
-        self.prepared = prepared
-        labelled = prepared.interactions(events)
-        if labelled.labels is None or len(set(labelled.labels.tolist())) < 2:
-            raise DataError("labelled events must hold both positives and negatives; check the positive rule")
-        self.labels: Tensor = labelled.labels
-        self.groups = labelled.query_keys
-        self.batches = EventBatches(
-            labelled,
-            prepared.queries,
-            batch_size=rows,
-            past=prepared.past(before),
-            strict_time=prepared.strict_time,
-            shuffle=False,
-        )
-
-    @torch.inference_mode()
-    def scores(self, model: Model) -> Tensor:
-        """(n,) logits in the order of the events."""
-        device = model.device
-        parts = []
-        for examples in self.batches.epoch(0):
-            item = model.encode_item(self.prepared.items.take(examples.items[:, None]).to(device))
-            query = model.encode_query(examples.query.to(device))
-            parts.append(model.score(query, item)[:, 0].float().cpu())
-        return torch.cat(parts)
-
-    def measure(self, model: Model) -> dict[str, float]:
-        """AUC, log loss, AUC within queries, and calibration error of the scores as logits."""
-        scores = self.scores(model)
-        return {
-            "AUC": auc(scores, self.labels),
-            "log loss": log_loss(scores, self.labels),
-            "GAUC": grouped_auc(scores, self.labels, self.groups).by_impressions,
-            "ECE": calibration_error(scores.sigmoid(), self.labels),
-        }

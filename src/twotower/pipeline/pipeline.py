@@ -23,7 +23,7 @@ from twotower.models.catalogue import save_model
 from twotower.pipeline.assembly import Assembly
 from twotower.pipeline.evaluation import Evaluation
 from twotower.pipeline.inspection import read_json
-from twotower.pipeline.learning import check_rates, train_model
+from twotower.pipeline.learning import check_settings, train_model
 from twotower.pipeline.mining import mined_for, mining_sources, served_by
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
@@ -163,7 +163,7 @@ class Pipeline:
         order, models = training_order(self.recipe), {}
         for name in order:  # before the models in front of it have taken their hours
             self.prepared.spec(self.recipe.models[name].features)
-            check_rates(self.prepared, name)
+            check_settings(self.prepared, name)
         for name in order:
             models[name] = self._train_one(name)
             so_far.after(name)

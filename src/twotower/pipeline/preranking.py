@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.stage import Stage
 from twotower.data.batches import Examples
 from twotower.data.full_stage import FullStage, FullStageBatches
 from twotower.data.synthetic import Synthetic
 from twotower.errors import ConfigError, DataError
+from twotower.metrics.consistency import measure_served
 from twotower.models.base import Model
 from twotower.pipeline.order import share_taught
 from twotower.pipeline.prepared import Prepared
@@ -22,6 +25,7 @@ from twotower.train.fit import FitResult, fit
 from twotower.train.lists import FullStageConfig, FullStageObjective
 from twotower.train.protocols import BatchSource
 from twotower.train.settings import TrainSettings
+from twotower.types import NO_ITEM, Candidates, Ragged
 
 
 def train_on_stages(
@@ -114,3 +118,18 @@ def served_validation(
         raise DataError("the valid part has no query to choose by", remedy="choose another split")
     depth = _depth(recipe, name)
     return ServedValidation(prepared, before, task, depth, teacher)
+
+
+def served_measures(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """What `served_validation` will measure of the model, asked of one query without a candidate."""
+    depth, by = _depth(recipe, name), teachers(recipe, name)[:1]
+    nothing = torch.full((1, 1), NO_ITEM)
+    return tuple(
+        measure_served(
+            Candidates(nothing, torch.zeros(1, 1)),
+            Ragged(nothing[0], torch.tensor([0, 1])),
+            nothing if by else None,
+            depths=[depth],
+            k=min([depth, *(_depth(recipe, teacher) for teacher in by)]),
+        )
+    )

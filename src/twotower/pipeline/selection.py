@@ -23,9 +23,9 @@ from twotower.errors import ConfigError, StorageError
 from twotower.evaluate.candidate_time import time_per_candidate
 from twotower.models.base import Model
 from twotower.models.cold import COLD
-from twotower.pipeline.learning import LabelledEvents
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import ModelRecipe, Recipe
+from twotower.pipeline.validation import LabelledEvents
 from twotower.pipeline.workspace import fingerprint, write_text
 
 Say = Callable[[str], None]
