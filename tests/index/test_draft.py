@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from twotower.data.atomic import LOCK
 from twotower.errors import StorageError
-from twotower.index import draft, manifest
+from twotower.index import draft
 from twotower.index.item_table import ItemTable
 from twotower.types import Rep, RepSpec
 
@@ -62,7 +63,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes() if path.is_file() else b""
         for path in folder.iterdir()
-        if path.name != manifest.LOCK
+        if path.name != LOCK
     }
 
 
@@ -162,7 +163,7 @@ def test_the_old_table_stands_until_the_new_one_is_whole(tmp_path: Path) -> None
     build(tmp_path, digest="next")
     assert ItemTable.load(tmp_path, "next").rows == ROWS
     with_manifest = {path.name.partition("-")[0] for path in tmp_path.iterdir()}
-    assert with_manifest == {"vector", "tokens", "tokens_offsets", "year", "manifest.json", manifest.LOCK}
+    assert with_manifest == {"vector", "tokens", "tokens_offsets", "year", "manifest.json", LOCK}
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from twotower.data.atomic import LOCK
 from twotower.errors import MismatchError, StorageError
 from twotower.index.build import load_index
 from twotower.index.item_table import ItemTable
-from twotower.index.manifest import LOCK, MANIFEST, open_artefact, publish, write_tensor
+from twotower.index.manifest import MANIFEST, open_artefact, publish, write_tensor
 
 
 def put(directory: Path, text: str, produced_by: str = "model", kind: str = "thing") -> None:

@@ -14,6 +14,7 @@ from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.workspace import Workspace
 from twotower.train.events import Saved
 
 MADE = ("data", "models", "tables", "index")
@@ -242,6 +243,23 @@ def test_a_cut_table_is_refused_with_the_remedy(copy):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StorageError, match="run prepare again"):
         Pipeline.open(copy).evaluate()
+
+
+def test_a_run_is_prepared_and_trained_by_one_process_at_a_time(tiny, tmp_path):
+    pipeline, _ = open_with(tmp_path, tiny())
+    pipeline.prepare()
+    with Workspace(tmp_path).alone():
+        for step in (pipeline.prepare, pipeline.train):
+            with pytest.raises(StorageError, match="another process is at work in this run; wait for it"):
+                step()
+    pipeline.prepare()
+
+
+def test_a_run_in_a_place_that_cannot_be_written_is_refused(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    pipeline, _ = open_with(tmp_path / "file", tiny())
+    with pytest.raises(StorageError, match="file: could not be written: "):
+        pipeline.prepare()
 
 
 def test_there_is_no_run_where_there_is_no_recipe(tmp_path):

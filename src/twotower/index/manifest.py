@@ -9,7 +9,6 @@ raw, row-major and little-endian.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import re
@@ -26,11 +25,12 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from twotower.config import Config
+from twotower.data.atomic import locked
 from twotower.data.files import sha256_of
 from twotower.errors import MismatchError, StorageError
 
 FORMAT = 1
-MANIFEST, LOCK, DRAFTS = "manifest.json", ".lock", ".tmp-"
+MANIFEST, DRAFTS = "manifest.json", ".tmp-"
 _STORED = re.compile(r"[^.].*-[0-9a-f]{16}(\.[^.]*)?")  # what `commit` calls a file
 
 
@@ -131,13 +131,7 @@ def writing(directory: Path, kind: str) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with open(directory / LOCK, "w", encoding="ascii") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(
-                    f"{directory}: another process is building this {kind}; wait for it to end, or stop it"
-                ) from None
+        with locked(directory, f"another process is building this {kind}; wait for it to end, or stop it"):
             yield
     except OSError as error:
         raise StorageError(

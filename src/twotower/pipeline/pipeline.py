@@ -80,6 +80,14 @@ class Pipeline:
 
     def prepare(self) -> Prepared:
         """Read, split, fit the features, and say what the split may hide."""
+        with self.space.alone():
+            self._prepare()
+        for note in (*self.prepared.dataset.notes, *self.prepared.features.notes):
+            self.say(f"  {note}")
+        self.say(str(self.prepared.leakage))
+        return self.prepared
+
+    def _prepare(self) -> None:
         mark = self._prepare_mark()
         if not self.space.done("prepare", mark, self.space.data / "dataset.json"):
             if self.earlier is not None:  # the run may have been moved to where the earlier one was
@@ -95,10 +103,6 @@ class Pipeline:
         if self.earlier is not None:
             self.earlier.remember(self.space)
         self.space.write_recipe(self.recipe)  # what is asked of the run's models may change without its data
-        for note in (*self.prepared.dataset.notes, *self.prepared.features.notes):
-            self.say(f"  {note}")
-        self.say(str(self.prepared.leakage))
-        return self.prepared
 
     @cached_property
     def prepared(self) -> Prepared:
@@ -148,6 +152,10 @@ class Pipeline:
 
         After each model the cascade so far is measured on validation queries, see `SoFar`.
         """
+        with self.space.alone():
+            return self._train()
+
+    def _train(self) -> dict[str, Model]:
         mark = self._prepared_mark()
         self.assembly.check_fields()
         self.prepared.values(self.prepared.dataset.events.head(0))

@@ -10,6 +10,7 @@
       results/               report, per-query values, run and qrels files
       steps.json             what each finished step was made from
       files.json             digests of the data's files, so that only changed ones are read for them
+      .lock                  held by the process that prepares or trains here
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from twotower.config import dump_yaml
-from twotower.data.atomic import replacing
+from twotower.data.atomic import locked, replacing
 from twotower.data.files import sha256_of
 from twotower.errors import StorageError
 from twotower.pipeline.recipe import Recipe
 
 STEPS, UNFINISHED = "steps.json", "unfinished "
 """Before the mark of a step that has begun: what it left can be gone on with by the same inputs only."""
+
+BUSY = "another process is at work in this run; wait for it to end, or give this one a directory of its own"
 
 
 class Workspace:
@@ -90,6 +94,25 @@ class Workspace:
         if seen != before:
             write_text(notes, json.dumps(seen, indent=1))
         return {name: digest for name, (*_, digest) in seen.items()}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from preparing or training in this run meanwhile.
+
+        Raises
+        ------
+        StorageError
+            One of them is at it, or the directory cannot be written to.
+        """
+        with ExitStack() as held:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.directory, BUSY))
+            except OSError as error:
+                raise StorageError(
+                    f"{self.directory}: could not be written: {error.strerror or error}"
+                ) from error
+            yield
 
     def write_recipe(self, recipe: Recipe) -> None:
         path, text = self.directory / "recipe.yaml", dump_yaml(recipe.plain())

@@ -11,7 +11,6 @@ the rename, it holds both names, and every file system and every copying tool kn
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from twotower.data.atomic import replacing
+from twotower.data.atomic import locked, replacing
 from twotower.errors import ConfigError, StorageError
 from twotower.pipeline.bundles.manifest import DIGITS, MANIFEST, digest_path, sync_directory
 
@@ -91,13 +90,8 @@ class BundleRoot:
         """Keep other builds and rollbacks out; the system lets go of the lock of a process that died."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with open(self.directory / ".lock", "w", encoding="ascii") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with locked(self.directory, "another build or rollback is under way; wait for it to end"):
                 yield
-        except BlockingIOError:
-            raise StorageError(
-                f"{self.directory}: another build or rollback is under way; wait for it to end"
-            ) from None
         except OSError as error:
             raise StorageError(
                 f"{self.directory}: could not be written: {error.strerror or error}; "
