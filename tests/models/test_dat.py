@@ -225,6 +225,18 @@ def test_a_bags_first_value_is_the_category_to_align(own):
     torch.testing.assert_close(found, 2 * alignment(vectors, torch.tensor([2, 3, 2, 3]), 2))
 
 
+def test_gaps_of_lists_belong_to_no_category():
+    model = make(category="genres", alignment_items=2)
+    item = Batch(movie=torch.tensor([2, 3, 4, 5]), genres=torch.tensor([[2, 3], [3, 0], [2, 0], [3, 2]]))
+    mask = torch.tensor([[True, True, True, True, False], [False] * 5])
+
+    def apart(*gaps):
+        rep = model.encode_item(item.take(torch.tensor([[0, 1, 2, 3, gaps[0]], gaps])))
+        return model.penalties(model.encode_query(QUERY), rep, torch.zeros(2, 5), mask)["alignment"]
+
+    assert apart(0, 0, 0, 0, 0) == apart(3, 2, 3, 1, 3) > 0
+
+
 def test_what_trains_is_not_stored():
     model = make(category="genres")
     assert model.encode_item(ITEM).keys() == {"vector", "augmented", "category"}

@@ -101,6 +101,22 @@ def test_balance_is_the_entropy_of_each_minus_that_of_the_mean(own, monkeypatch)
     assert make(balance=0).penalties(query, item, torch.zeros(2, 3)) == {}
 
 
+def test_gaps_of_lists_are_not_balanced():
+    model, mask = make(), torch.tensor([[True, True, False], [True, False, False]])
+    query, labels = model.encode_query(QUERY), torch.zeros(2, 3)
+
+    def balance(rows):
+        return model.penalties(query, model.encode_item(ITEM.take(torch.tensor(rows))), labels, mask)[
+            "balance"
+        ]
+
+    torch.testing.assert_close(balance([[0, 1, 2], [2, 0, 1]]), balance([[0, 1, 0], [2, 2, 2]]))
+    nothing = model.penalties(
+        query, model.encode_item(ITEM.take(torch.zeros(2, 3).long())), labels, mask & ~mask
+    )
+    assert nothing["balance"] == 0
+
+
 def test_shared_candidates_are_balanced_in_turn(monkeypatch):
     monkeypatch.setattr(module, "BALANCED_ON", 2)
     model = make()

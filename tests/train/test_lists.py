@@ -174,14 +174,15 @@ def test_lists_of_nothing_but_random_items_teach_nothing():
     assert all((p.grad is None) or (p.grad == 0).all() for p in one.parameters())
 
 
-def test_penalties_are_handed_the_gains():
+def test_penalties_are_handed_the_gains_and_what_is_real():
     class Counted(type(model())):
-        def penalties(self, query, item, labels):
-            return {"gain": labels.sum()}
+        def penalties(self, query, item, labels, mask=None):
+            return {"gain": labels.sum(), "real": mask.sum()}
 
     one = model().eval()
     one.__class__ = Counted
-    assert losses({"bce": 1}, one)["gain"] == 8
+    found = losses({"bce": 1}, one)
+    assert (found["gain"], found["real"]) == (8, 12)
 
 
 def test_joint_models_learn_from_it_but_not_with_pair_fields():

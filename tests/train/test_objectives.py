@@ -249,7 +249,7 @@ def test_every_parameter_learns(config, examples):
 
 def test_penalties_of_the_model_are_added():
     class Sized(TwoTower):
-        def penalties(self, query, item, labels):
+        def penalties(self, query, item, labels, mask=None):
             assert labels.shape == (len(query["vector"]), len(item["vector"]))
             assert (labels.sum(1) == 1).all()
             return {"size": item["vector"].square().mean()}
@@ -267,7 +267,7 @@ def test_copies_of_a_target_are_no_further_positives(config):
     seen = []
 
     class Sized(TwoTower):
-        def penalties(self, query, item, labels):
+        def penalties(self, query, item, labels, mask=None):
             seen.append(labels)
             return {}
 

@@ -77,12 +77,15 @@ class Model(nn.Module, ABC):
     def see_items(self, items: Batch) -> None:
         """Learn of the encoded catalogue, before training and without labels; by default nothing."""
 
-    def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
+    def penalties(
+        self, query: Rep, item: Rep, labels: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Auxiliary losses of training, each a scalar already weighted; none by default.
 
         ``query`` (B, ...); ``item`` and ``labels`` are own, (B, K, ...) and (B, K), or shared, (C, ...) and
-        (B, C). In training mode `encode_query` and `encode_item` may return more than scoring needs: what the
-        penalties read, and no table ever holds.
+        (B, C). ``mask`` (B, K) of own candidates is true where one is real; nothing may depend on the others,
+        whose labels are 0. In training mode `encode_query` and `encode_item` may return more than scoring
+        needs: what the penalties read, and no table ever holds.
         """
         return {}
 

@@ -36,7 +36,7 @@ from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.two_tower import TwoTower, TwoTowerConfig
 from twotower.nn.embedding import Embeddings
-from twotower.types import UNKNOWN, Batch, Ragged, Rep
+from twotower.types import PAD, UNKNOWN, Batch, Ragged, Rep
 
 
 class DATConfig(TwoTowerConfig):
@@ -124,7 +124,9 @@ class DAT(TwoTower):
 
     # training -----------------------------------------------------------------------------------------
 
-    def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
+    def penalties(
+        self, query: Rep, item: Rep, labels: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Mimic losses of the positive pairs (weighted by their labels), and the categories' alignment."""
         if not self.config.augment:
             return {}
@@ -141,7 +143,8 @@ class DAT(TwoTower):
                 out[name] = self.config.mimic * (weight * far.square().sum(-1)).sum()
         if self.category is not None and self.config.alignment:
             vectors = item["vector"][..., : self.dim].reshape(-1, self.dim)
-            apart = alignment(vectors, item["category"].reshape(-1), self.config.alignment_items)
+            category = item["category"] if mask is None else item["category"].masked_fill(~mask, PAD)
+            apart = alignment(vectors, category.reshape(-1), self.config.alignment_items)
             out["alignment"] = self.config.alignment * apart
         return out
 

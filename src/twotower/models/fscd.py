@@ -168,7 +168,9 @@ class FSCD(Joint):
         out: Tensor = self.out(self.deep(deep)).squeeze(-1)
         return out
 
-    def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
+    def penalties(
+        self, query: Rep, item: Rep, labels: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         if self.gates is None:
             return {}
         return {"feature cost": self.config.weight * (self.costs * self.keep_probabilities).sum()}

@@ -140,7 +140,9 @@ class IntTower(Decoupled):
         scores = scores + query["bias"][:, None]
         return masked(scores + item["bias"] if self.config.bias else scores, mask)
 
-    def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
+    def penalties(
+        self, query: Rep, item: Rep, labels: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """CIR: each positive pair against the items of the positive pairs of other users."""
         if not self._contrasts:
             return {}

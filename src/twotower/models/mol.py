@@ -159,7 +159,9 @@ class MoL(Decoupled):
             scores = scores + query["bias"][:, None] + item["bias"]
         return masked(scores, mask)
 
-    def penalties(self, query: Rep, item: Rep, labels: Tensor) -> dict[str, Tensor]:
+    def penalties(
+        self, query: Rep, item: Rep, labels: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Load balance, on `BALANCED_ON` candidates of each query (shared ones: in turn)."""
         if not self.config.balance:
             return {}
@@ -170,7 +172,8 @@ class MoL(Decoupled):
         vectors, gate = vectors[:, :BALANCED_ON], gate[:, :BALANCED_ON]
         logits = component_logits(query["vectors"], vectors)
         weights = mixing_weights(logits, query["gate"], gate, self.cross_gate)
-        return {"balance": self.config.balance * load_balance(weights.flatten(0, 1))}
+        rows = weights.flatten(0, 1) if mask is None else weights[mask[:, :BALANCED_ON]]
+        return {"balance": self.config.balance * (load_balance(rows) if len(rows) else rows.sum())}
 
     def item_specs(self) -> tuple[RepSpec, ...]:
         config = self.config

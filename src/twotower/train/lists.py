@@ -183,7 +183,7 @@ class Lists(Objective):
         if self.config.teacher is not None:
             how = self.config.distil or Distil()
             losses["distil"] = how.follow(scores, examples.pair[TEACHER_SCORE], mask)
-        return {**losses, **self.penalties(model, query, item, lambda: gains)}
+        return {**losses, **self.penalties(model, query, item, lambda: gains, mask)}
 
 
 class FullStageObjective(Objective):
@@ -232,4 +232,4 @@ class FullStageObjective(Objective):
             losses["order"] = config.order * lambda_loss(scores, graded, mask)
         if config.distil is not None:
             losses["distil"] = config.distil.follow(scores, examples.pair[TEACHER_SCORE], mask)
-        return {**losses, **self.penalties(model, query, item, lambda: gains)}
+        return {**losses, **self.penalties(model, query, item, lambda: gains, mask)}

@@ -22,11 +22,16 @@ class Objective(ABC):
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]: ...
 
     def penalties(
-        self, model: Model, query: Rep, item: Rep, labels: Callable[[], Tensor]
+        self,
+        model: Model,
+        query: Rep,
+        item: Rep,
+        labels: Callable[[], Tensor],
+        mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The model's own auxiliary losses; labels are made only for a model that has some."""
         has_some = type(model).penalties is not Model.penalties
-        return model.penalties(query, item, labels()) if has_some else {}
+        return model.penalties(query, item, labels(), mask) if has_some else {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run must know; tensors only."""
