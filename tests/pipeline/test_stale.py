@@ -7,7 +7,7 @@ import shutil
 import polars as pl
 import pytest
 
-from twotower.errors import ConfigError, DataError, MismatchError
+from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.models.catalogue import load_model
 from twotower.pipeline.changes import changed
 from twotower.pipeline.export import export_vectors
@@ -136,6 +136,37 @@ def test_weights_that_cannot_be_read_are_learnt_again(shop, damage):
     pipeline.prepare()
     assert pipeline.train()["towers"].digest() == before
     assert trained(said) == ["towers"]
+
+
+@pytest.mark.parametrize("part", ["index/towers", "tables/ranker"])
+def test_tables_and_indexes_that_are_damaged_are_built_again(shop, part):
+    file = next((shop / "run" / part).glob("*.bin"))
+    data = file.read_bytes()
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    pipeline, said = opened(shop / "run")
+    with pytest.raises(StorageError, match=r"is damaged \(its checksum is wrong\).*twotower train"):
+        pipeline.cascade()
+    pipeline.train()
+    assert not trained(said)
+    assert file.read_bytes() == data
+    pipeline.cascade()
+
+
+def test_a_source_that_is_damaged_is_fitted_again(tmp_path):
+    plain = copy.deepcopy(SHOP)
+    popular = {"baseline": "popularity", "name": "popular", "k": 9}
+    plain["cascade"] = [{"stage": "retrieve", "sources": [popular], "k": 9}]
+    plain["models"] = {}
+    pipeline, _ = opened(tmp_path / "run", data=write(tmp_path / "data", 30), plain=plain)
+    pipeline.prepare()
+    pipeline.train()
+    file = tmp_path / "run/sources/popular.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-3])
+    with pytest.raises(StorageError, match=r"popular.safetensors: no readable source .*train the run again"):
+        pipeline.cascade()
+    pipeline.train()
+    assert file.read_bytes() == data
 
 
 def test_vectors_of_other_data_are_not_exported(shop):

@@ -171,22 +171,35 @@ def open_artefact(
             f"{directory}: this {found.kind} was produced by {found.produced_by}, expected "
             f"{expect}; build it again from the present model and features"
         )
+    _check_files(directory, found, verify)
+    files = {name: directory / entry.stored_as for name, entry in found.files.items()}
+    return Artefact(directory, found.kind, found.produced_by, found.about, files)
+
+
+def is_whole(directory: str | Path) -> bool:
+    """Whether an artefact of any kind is there, and its files are those that were written."""
+    directory = Path(directory)
+    try:
+        _check_files(directory, _read(directory), verify=True)
+    except StorageError:
+        return False
+    return True
+
+
+def _check_files(directory: Path, found: Manifest, verify: bool) -> None:
+    again = f"build the {found.kind} again (of a run: twotower train)"
     for name, entry in found.files.items():
         path = directory / entry.stored_as
         try:
             size = path.stat().st_size
             whole = size == entry.size_bytes and (not verify or sha256_of(path) == entry.sha256)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot be read: {error.strerror}; build the {found.kind} again"
-            ) from error
+            raise StorageError(f"{path}: cannot be read: {error.strerror}; {again}") from error
         if not whole:
             why = (
                 "its checksum is wrong" if size == entry.size_bytes else f"{size} of {entry.size_bytes} bytes"
             )
-            raise StorageError(f"{path}: {name} is damaged ({why}); build the {found.kind} again")
-    files = {name: directory / entry.stored_as for name, entry in found.files.items()}
-    return Artefact(directory, found.kind, found.produced_by, found.about, files)
+            raise StorageError(f"{path}: {name} is damaged ({why}); {again}")
 
 
 def commit(draft: Path, directory: Path, manifest: Manifest) -> None:

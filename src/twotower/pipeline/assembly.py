@@ -34,6 +34,7 @@ from twotower.index.build import AnyIndex, BuiltIndex, build_index, load_index
 from twotower.index.delta import Delta
 from twotower.index.delta_table import DeltaTable
 from twotower.index.item_table import ItemTable
+from twotower.index.manifest import is_whole
 from twotower.models.base import Model
 from twotower.models.catalogue import load_model, model_class
 from twotower.pipeline.encoded import Encoded
@@ -64,13 +65,13 @@ class Assembly:
     # -- what stages keep ------------------------------------------------------------------------------
 
     def build(self, name: str, model: Model) -> None:
-        """The indexes and tables of a model, where the cascade needs them and they are not there yet."""
+        """The indexes and tables of a model that the cascade needs, unless they are there and whole."""
         indexes, with_table, planned = self._indexes(name), self._needs_table(name), self._planned(name)
         step, made_by = f"build {name}", self._made_by(model)
         mark = fingerprint(made_by, [index.plain() for index in indexes], with_table, planned)
         paths = [self.space.index(name)] * bool(indexes) + [self.space.table(name)] * with_table
         paths += [self.space.table(name, store) for store in planned]
-        if self.space.done(step, mark, *paths):
+        if self.space.done(step, mark) and all(map(is_whole, paths)):
             return
         self.space.begin(step, mark)
         if with_table or indexes:
@@ -115,7 +116,7 @@ class Assembly:
             own = fingerprint(mark, source.baseline or source.source, source.options)
             if source.lexical is not None:
                 own = fingerprint(mark, source.lexical.plain())
-            if self.space.done(step, own, path):
+            if self.space.done(step, own, path) and self._is_readable(source):
                 continue
             self.space.begin(step, own)
             if source.source is not None:
@@ -128,6 +129,13 @@ class Assembly:
                 with replacing(path) as draft:
                     draft.write_bytes(save(state))
             self.space.finish(step, own)
+
+    def _is_readable(self, source: SourceRecipe) -> bool:
+        try:
+            self._fitted(source)
+        except StorageError:
+            return False
+        return True
 
     def _learnt(self, source: SourceRecipe, learn: Callable[[Baseline], object]) -> dict[str, Tensor]:
         """What BM25 knows of the items' words, or a baseline of the training events."""
