@@ -3,8 +3,10 @@
 Labels of all MovieLens data: rating 3 is left out, 4 and 5 are positive (the published protocol). A history
 holds the user's positive *training* rows strictly before the event's own second, also where the split is by
 hash. In our copy of MovieLens 1M, 14 % of the times are estimates, all of ratings 1 to 3, and all those of a
-user are the same moment: as they stand they tell the label to any model that reads a history. They are
-therefore drawn anew (`ExactOrDrawn`).
+user are the same moment: as they stand they tell the label to any model that reads a history. To draw the
+estimates alone is not enough: an exact time stands among films of the same page of the rating form, a drawn
+one does not, so that a candidate unlike the last events is a negative. The users that have some get all
+their times of that period shuffled (`Shuffled`).
 """
 
 from __future__ import annotations
@@ -31,33 +33,41 @@ RATINGS = {"label": "rating", "at_least": 4, "drop": {"label": "rating", "equals
 HISTORY = {"max_length": 50, "strict_time": True}
 
 
-class ExactOrDrawn(MovieLens):
-    """MovieLens with each estimated time drawn from the exact times of the same user.
+class Shuffled(MovieLens):
+    """MovieLens without what estimated times tell of a rating.
 
-    A drawn moment is one at which the user rated something, so where an event lies in its user's history says
-    nothing about whether its time, and hence its rating, is one of the estimated.
+    Where an event lies in its user's history, and which events lie beside it, says nothing about whether its
+    time was estimated.
     """
 
     def read(self, path: Path, on_error: OnError = "raise") -> Dataset:
         dataset = super().read(path, on_error)
         if TIME_EXACT not in dataset.events.columns:
             return dataset
-        note = "estimated times were drawn from the exact times of the same user"
-        return replace(dataset, events=draw_times(dataset.events), notes=(*dataset.notes, note))
+        note = "users with estimated times: those of the period they are of were drawn and shuffled"
+        return replace(dataset, events=shuffle_times(dataset.events), notes=(*dataset.notes, note))
 
 
-def draw_times(events: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """Each estimated time becomes one of the user's exact times in the estimated period, if there is one."""
+def shuffle_times(events: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """The times of users that have estimated ones: without estimates, and without an order, in their period.
+
+    Each estimate becomes one of the user's exact times of the period, if there is one; then all events of the
+    user in the period exchange their times at random.
+    """
     users, times = events["user"].to_numpy(), events["timestamp"].to_numpy().copy()
-    exact = events[TIME_EXACT].to_numpy()
-    known = np.flatnonzero(exact & (times <= LAST_ESTIMATED))
+    exact, early = events[TIME_EXACT].to_numpy(), times <= LAST_ESTIMATED
+    random = np.random.default_rng(seed)
+    known = np.flatnonzero(exact & early)
     known = known[np.argsort(users[known], kind="stable")]
     wanted = np.flatnonzero(~exact)
     first = np.searchsorted(users[known], users[wanted], side="left")
     count = np.searchsorted(users[known], users[wanted], side="right") - first
-    place = (np.random.default_rng(seed).random(len(wanted)) * count).astype(np.int64)
+    place = (random.random(len(wanted)) * count).astype(np.int64)
     drawn = count > 0
     times[wanted[drawn]] = times[known[(first + place)[drawn]]]
+    rows = np.flatnonzero(early & np.isin(users, users[wanted]))
+    in_order, at_random = (rows[np.lexsort((key, users[rows]))] for key in (rows, random.random(len(rows))))
+    times[in_order] = times[at_random]
     return events.with_columns(pl.Series("timestamp", times, dtype=events.schema["timestamp"]))
 
 
@@ -176,7 +186,7 @@ def _read(name: str, root: Path) -> Prepared:
     about = DATA[name]
     recipe = recipe_of(name, {"model": "two-tower", "objective": {"kind": "pointwise"}}, seed=0)
     if isinstance(recipe.data, MovieLens):
-        recipe = recipe.model_copy(update={"data": ExactOrDrawn(**recipe.data.plain())})
+        recipe = recipe.model_copy(update={"data": Shuffled(**recipe.data.plain())})
     return Prepared.make(recipe, root / about.folder if about.folder else None, "raise")
 
 

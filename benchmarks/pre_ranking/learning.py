@@ -93,7 +93,7 @@ class Bench:
     def __init__(self, data: str, root: Path, runs: Path) -> None:
         self.data = data
         plain = Recipe.load(RECIPES / DATA[data]["recipe"]).plain() | DATA[data]["change"]
-        self.pipeline = stages_of(plain, runs / data, root / data if data == "ml-1m" else None)
+        self.pipeline = stages_of(plain, runs / data, root / data if data == "ml-1m" else None, shuffled=True)
         self.prepared: Prepared = self.pipeline.prepared
         recipe = self.pipeline.recipe
         self.before, ranker = split_cascade(self.pipeline)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import machine
-from benchmarks.pre_ranking.data import DATA, ExactOrDrawn, data_root
+from benchmarks.pre_ranking.data import DATA, Shuffled, data_root
 from benchmarks.pre_ranking.files import RESULTS, write_json
 from twotower.cascade.cascade import Cascade
 from twotower.cascade.rank import Rank
@@ -34,13 +34,17 @@ STAGES = {"ml-1m-time": "movielens-1m.yaml", "synthetic": "synthetic.yaml"}
 """Data set -> the committed recipe from which its retriever and ranker come."""
 
 
-def stages_of(plain: dict[str, Any], directory: Path, data: Path | None) -> Pipeline:
-    """The trained retriever and ranker of a recipe; a second call finds them trained."""
+def stages_of(plain: dict[str, Any], directory: Path, data: Path | None, shuffled: bool = False) -> Pipeline:
+    """The trained retriever and ranker of a recipe; a second call finds them trained.
+
+    They read positives alone, whose times are all exact. ``shuffled`` is for models that are to learn from
+    the negatives of the same data, beside a history: see `Shuffled`.
+    """
     plain = plain | {"seed": STAGE_SEED, "baselines": []}
     plain["cascade"][0]["k"], plain["cascade"][1]["k"] = RETRIEVED, RANKED
     recipe = Recipe.parse(plain)
-    if isinstance(recipe.data, MovieLens):
-        recipe = recipe.model_copy(update={"data": ExactOrDrawn(**recipe.data.plain())})
+    if shuffled and isinstance(recipe.data, MovieLens):
+        recipe = recipe.model_copy(update={"data": Shuffled(**recipe.data.plain())})
     pipeline = Pipeline(recipe, directory, data=data, say=lambda line: print(line, flush=True))
     pipeline.prepare()
     pipeline.train()

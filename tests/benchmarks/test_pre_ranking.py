@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -12,7 +13,7 @@ pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) ar
 from benchmarks.pre_ranking import cells
 from benchmarks.pre_ranking import search as searching
 from benchmarks.pre_ranking.cells import is_stale
-from benchmarks.pre_ranking.data import DATA, draw_times, recipe_of
+from benchmarks.pre_ranking.data import DATA, recipe_of, shuffle_times
 from benchmarks.pre_ranking.files import write_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
@@ -22,17 +23,24 @@ def ratings(rows: list[tuple[int, int, bool]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user", "timestamp", "time_exact"], orient="row")
 
 
-def test_an_estimated_time_becomes_an_exact_time_of_the_same_user() -> None:
-    exact = [(1, 10, True), (1, 20, True), (2, 30, True), (2, 40, True)]
-    drawn = draw_times(ratings([*exact, *[(1, 15, False)] * 50, *[(2, 35, False)] * 50]))
-    assert drawn["timestamp"].to_list()[:4] == [10, 20, 30, 40]
-    estimated = drawn.filter(~pl.col("time_exact"))
-    assert set(estimated.filter(pl.col("user") == 1)["timestamp"]) == {10, 20}
-    assert set(estimated.filter(pl.col("user") == 2)["timestamp"]) == {30, 40}
+def test_estimated_and_exact_times_of_a_user_trade_places() -> None:
+    """Afterwards the order of a user's events, by which alone they differed, tells neither from the other."""
+    events = ratings([(user, 1000 * user + i, True) for user in (1, 2) for i in range(400)])
+    events = pl.concat([events, ratings([(1, 1200, False)] * 400)])
+    times = shuffle_times(events)["timestamp"].to_numpy()
+    assert set(times[:400]) | set(times[800:]) <= set(range(1000, 1400))
+    assert abs(np.corrcoef(times[:400], np.arange(400))[0, 1]) < 0.15
+    assert (times[400:800] == np.arange(2000, 2400)).all(), "a user without estimates"
+    first = np.sort(times[:400]), np.sort(times[800:])
+    assert abs(np.mean(first[0]) - np.mean(first[1])) < 30
 
 
-def test_an_estimated_time_stays_where_no_exact_one_lies_in_its_period() -> None:
-    assert draw_times(ratings([(1, 5, False), (1, 999_999_999, True)]))["timestamp"][0] == 5
+def test_times_after_the_estimated_period_stay() -> None:
+    later = [(1, 999_999_999, True), (1, 999_999_998, True)]
+    times = shuffle_times(ratings([(1, 5, False), *later, (1, 7, True)]))["timestamp"].to_list()
+    assert times[1:3] == [999_999_999, 999_999_998]
+    assert (times[0], times[3]) == (7, 7)
+    assert shuffle_times(ratings([(1, 5, False), *later]))["timestamp"][0] == 5, "no exact one to draw"
 
 
 def test_the_next_trial_depends_on_the_files_alone() -> None:
