@@ -137,6 +137,10 @@ def _missing(results: Results) -> list[str]:
     ):
         if not any((results.root / folder).glob("*.json")):
             lines.append(what)
+    for variant in replication.VARIANTS:
+        few = replication.missing(results.root / "replication", variant)
+        if few:
+            lines.append(f"the replication, `{variant}`: {', '.join(few)}")
     return lines or ["nothing"]
 
 

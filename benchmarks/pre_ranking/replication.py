@@ -63,7 +63,6 @@ from twotower.data.spec import FeatureSpec
 from twotower.data.splits import split
 from twotower.metrics.rating import auc
 from twotower.models.base import masked
-from twotower.models.catalogue import MODELS as CATALOGUE
 from twotower.models.decoupled import Decoupled, DecoupledConfig
 from twotower.nn.mlp import mlp
 from twotower.pipeline.learning import train_model
@@ -271,6 +270,14 @@ def table(here: Path) -> str:
     return "\n".join(lines)
 
 
+def missing(here: Path, variant: str) -> list[str]:
+    """Models of which a variant has fewer seeds than asked."""
+    counts = {model: len(list(here.glob(f"{variant}-{model}-[0-9]*.json"))) for model in MODELS}
+    return [
+        f"`{model}` ({count} of {len(SEEDS)} seeds)" for model, count in counts.items() if count < len(SEEDS)
+    ]
+
+
 def _spread(values: list[float]) -> str:
     mean = f"{statistics.mean(values):.4f}"
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
@@ -280,10 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [name for name, (model, _) in MODELS.items() if ":" in model or model in CATALOGUE]
     parser.add_argument("--data", type=Path, default=data_root() / "ml-1m")
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--models", nargs="*", choices=known, default=known)
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--share", type=float, default=1.0, help="of the ratings, to try it out (with --out)")
     parser.add_argument("--out", type=Path, default=HERE)

@@ -53,7 +53,7 @@ class Results:
 
     def _is_stale(self, cell: Cell) -> bool:
         trials = self.trials.get(MODELS[cell["model"]].tuned_as or cell["model"])
-        if not trials or not cell["tuned"]:
+        if not trials:
             return False
         return is_stale(cell, min(trials, key=lambda trial: float(trial["log loss"]))["params"])
 
@@ -137,6 +137,14 @@ class Results:
     def _scores(self, data: str, model: str, seed: int) -> Tensor:
         with np.load(self.root / data / f"{model}-{seed}.npz") as file:
             return torch.from_numpy(file["score"].astype(np.float32) * STEP)
+
+
+def at_bound(one: Cell) -> bool:
+    """Whether the last epoch that a trial or a cell was allowed was the best."""
+    if not one.get("epochs"):
+        return False
+    best = min(one["epochs"], key=lambda epoch: float(epoch["log loss"]))
+    return bool(best["epoch"] == one["recipe"]["train"]["epochs"])
 
 
 def values(cells: list[Cell], *path: str) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.pre_ranking.claims import Verdict
 from benchmarks.pre_ranking.data import DATA
 from benchmarks.pre_ranking.markdown import markdown
-from benchmarks.pre_ranking.models import MODELS
+from benchmarks.pre_ranking.models import MODELS, TRAIN
 from benchmarks.pre_ranking.results import Results, bytes_of, fastest, mean, spread, values
 from benchmarks.pre_ranking.search import SEARCH_DATA
 
@@ -24,7 +24,8 @@ SERVED = (
 REPLICATION = (
     "## Replication: the published IntTower protocol, with and without its leaks\n\n"
     "The script published with IntTower shows rows statistics that hold their own label, and stops training "
-    "on movies never seen. `published` keeps all of that, `clean` none; the rows between have one leak each "
+    "on movies never seen. `published` keeps all of that, `clean` none; other rows have one leak each, and "
+    "`out-of-fold` the same statistics without a leak "
     "(`python -m benchmarks.pre_ranking.replication --help` says what each stands for, and what is smaller "
     "than published). The first row of a block is what the leaked means reach without any model."
 )
@@ -78,7 +79,7 @@ def table(results: Results, data: str) -> str:
         name = min(cells, key=lambda n: mean(cells[n], "valid", "log loss"))
         value = draws.value(name, results.seeds(data, name), "AUC")
         parts.append(
-            f"The AUC of `{name}`, best in validation, is {value.mean:.4f}, with users drawn anew "
+            f"The AUC of `{name}`, best in validation, is {value.mean:.4f}, with other users and seeds "
             f"{value.low:.4f} to {value.high:.4f}; differences between models are narrower (below)."
         )
     return "\n\n".join(part for part in parts if part)
@@ -132,10 +133,16 @@ def costs(results: Results) -> str:
     text = (
         "Microseconds per candidate on one thread: one query, its own 1,000 or 10,000 candidates taken from "
         f"a table of {about['catalogue']:,} items and scored; the query tower once per request, apart and "
-        f"included. Medians of {about['rounds']} rounds in which all take turns; features of MovieLens 1M, "
-        "fresh weights. The fastest depth is bold; scores are the same at all of them."
+        f"included. Medians of {about['rounds']} rounds in which all take turns{_runs(results)}; features of "
+        "MovieLens 1M, fresh weights. The fastest depth is bold; scores are the same at all of them."
     )
     return f"{text}\n\n" + markdown(head, rows, left=2)
+
+
+def _runs(results: Results) -> str:
+    """Times of different runs are not quite comparable: says how many there are, if not one."""
+    runs = {cost["machine"]["date"] for cost in results.costs.values()}
+    return f" (measured in {len(runs)} runs, between which times may differ)" if len(runs) > 1 else ""
 
 
 # claims ----------------------------------------------------------------------------------------------------
@@ -146,7 +153,7 @@ def claims(verdicts: dict[str, list[Verdict]]) -> str:
     here = verdicts.get(SEARCH_DATA, [])
     if not here:
         return "No pair of models has its cells yet."
-    head = ["claim", "by", "AUC", "log loss", "seeds that agree", "verdict"]
+    head = ["claim", "by", "AUC", "log loss", "seeds that agree", "at the bound", "verdict"]
     rows = [
         [
             v.claim.text,
@@ -154,13 +161,18 @@ def claims(verdicts: dict[str, list[Verdict]]) -> str:
             str(v.auc),
             str(v.log_loss),
             f"{v.agreeing} of {v.seeds}",
+            f"{v.at_bound[0]}, {v.at_bound[1]}",
             f"**{v.word}**" if v.word in CLEAR else v.word,
         ]
         for v in here
     ]
     parts = [
-        "`ml-1m-hash`: the first model of a claim minus the second, 95 % intervals. Confirmed or refuted "
-        "when the interval of the AUC leaves zero out *and* every seed has the same sign.",
+        "`ml-1m-hash`: the first model of a claim minus the second, with 95 % intervals of the choice of "
+        "users and of seeds. Confirmed or refuted when the interval of the AUC leaves zero out; of so many "
+        "claims one or two would be by chance. A difference between models is also one of where they "
+        f"stopped: patience {TRAIN['patience']} ends some trainings early (a model's spread shows it), and "
+        f"the bound of {TRAIN['epochs']} epochs ends others that still got better. *At the bound* counts "
+        "these, of the first and of the second model.",
         markdown(head, rows, left=2),
         *_of_cir(here),
     ]

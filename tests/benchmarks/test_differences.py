@@ -2,7 +2,8 @@
 
 import numpy as np
 import polars as pl
-from benchmarks.pre_ranking.differences import MEASURES, differences
+import pytest
+from benchmarks.pre_ranking.differences import MEASURES, difference_of, differences
 
 
 def test_a_difference_is_that_of_the_means_over_seeds(tmp_path):
@@ -16,6 +17,14 @@ def test_a_difference_is_that_of_the_means_over_seeds(tmp_path):
     text = differences(tmp_path)
     assert "| shop | `full-stage+distil` - `exposures` | +0.250 [+0.250, +0.250] |" in text
     assert text.count("| shop |") == 1
+
+
+def test_a_seed_that_differs_widens_a_difference():
+    theirs = [np.zeros(50)] * 3
+    same = difference_of([np.full(50, 0.2)] * 3, theirs)
+    assert (same.low, same.high) == pytest.approx((0.2, 0.2))
+    apart = difference_of([np.full(50, value) for value in (0.1, 0.2, 0.3)], theirs)
+    assert (apart.low, apart.high) == pytest.approx((0.2 - 0.2484, 0.2 + 0.2484), abs=1e-4)
 
 
 def test_without_cells_there_is_no_table(tmp_path):

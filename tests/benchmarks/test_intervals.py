@@ -49,6 +49,19 @@ def test_means_are_exact_and_average_the_seeds(test_part):
     assert draws.difference("bad", "good", [1, 2], "AUC").sign == -1
 
 
+def test_seeds_that_differ_widen_an_interval(test_part):
+    """By Student's interval of the mean over seeds, as squares; with one seed nothing is known of it."""
+    labels, users, scores = test_part
+    draws = Bootstrap(labels, users, scores, samples=200)
+    gains = [draws.difference("good", "bad", [seed], "AUC") for seed in (1, 2, 3)]
+    assert all(gain.low < gain.mean < gain.high for gain in gains)
+    error = np.std([gain.mean for gain in gains], ddof=1) / 3**0.5
+    found = draws.difference("good", "bad", [1, 2, 3], "AUC")
+    drawn = [draws._by_seed(model, [1, 2, 3], "AUC")[1] for model in ("good", "bad")]
+    users_alone = np.mean([g.mean for g in gains]) - np.quantile((drawn[0] - drawn[1]).numpy(), 0.025)
+    assert found.mean - found.low == pytest.approx(np.hypot(users_alone, 4.302653 * error), rel=1e-5)
+
+
 def test_draws_are_paired(test_part):
     """A model does not differ from its copy, whichever users are drawn."""
     draws = Bootstrap(*test_part, samples=50)
