@@ -15,7 +15,7 @@ from twotower.losses.pairwise import pairwise_logistic
 from twotower.models.catalogue import make_model
 from twotower.train.lists import FullStageConfig, ListsConfig
 from twotower.train.objectives import make_objective
-from twotower.types import Batch
+from twotower.types import NO_ITEM, Batch
 
 SPEC = FeatureSpec(
     columns=(
@@ -49,7 +49,7 @@ def model(name="two-tower", **config):
 
 def losses(plain, one=None, examples=EXAMPLES):
     config = FullStageConfig.parse({"bce": 0, "softmax": 0, **plain})
-    return make_objective(config, ITEMS, torch.ones(12), 0)(one or model().eval(), examples)
+    return make_objective(config, ITEMS, torch.ones(12), 0)(model().eval() if one is None else one, examples)
 
 
 def scores():
@@ -183,6 +183,32 @@ def test_penalties_are_handed_the_gains_and_what_is_real():
     one.__class__ = Counted
     found = losses({"bce": 1}, one)
     assert (found["gain"], found["real"]) == (8, 12)
+
+
+@pytest.mark.parametrize("name", ["two-tower", "int-tower", "mol", "fit", "cold", "dcn-v2"])
+@pytest.mark.parametrize("objective", ["lists", "full-stage"])
+def test_gaps_enter_no_statistic_of_a_batch(name, objective):
+    """More empty places at the end of the lists change neither the losses nor what is kept for serving."""
+    wider = Examples(
+        EXAMPLES.query,
+        torch.cat([KEYS, torch.full((3, 4), NO_ITEM)], 1),
+        EXAMPLES.query_keys,
+        labels=torch.cat([GAINS, torch.zeros(3, 4)], 1),
+        pair=Batch({n: torch.cat([t, t[2:, 5:].expand(3, 4)], 1) for n, t in EXAMPLES.pair.items()}),
+    )
+    config = {"norm": "batch"} | ({"layers": [6, 6]} if name != "mol" else {"gate_dropout": 0.0})
+    found = []
+    for examples in (EXAMPLES, wider):
+        one = model(name, **config).train()
+        if objective == "lists":
+            terms = make_objective(ListsConfig(), ITEMS, torch.ones(12), 0)(one, examples)
+        else:
+            terms = losses({"bce": 1, "softmax": 1, "order": 1}, one, examples)
+        found.append((terms, one.state_dict()))
+    for one, other in zip(*found, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(value, other[key], msg=lambda text, key=key: f"{key}: {text}")
 
 
 def test_joint_models_learn_from_it_but_not_with_pair_fields():

@@ -173,7 +173,7 @@ class Lists(Objective):
         assert examples.labels is not None
         mask = examples.items != NO_ITEM
         query = model.encode_query(examples.query)
-        item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
+        item = self.encode_lists(model, examples.items)  # (B, K, ...)
         scores = model.score(query, item, examples.pair, mask).float()
         gains = examples.labels * mask
         losses = {}
@@ -216,7 +216,7 @@ class FullStageObjective(Objective):
             )
         config, mask, role = self.config, examples.items != NO_ITEM, examples.pair["role"].long()
         query = model.encode_query(examples.query)
-        item = self.encode(model, examples.items.clamp(min=0))  # (B, K, ...)
+        item = self.encode_lists(model, examples.items)  # (B, K, ...)
         scores = model.score(query, item, mask=mask).float()
         gains = examples.labels * mask
         exposed = mask & (role <= Role.EXPOSED_NEGATIVE)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twotower.data.batches import Examples
 from twotower.models.base import Model
-from twotower.types import Batch, Rep
+from twotower.types import NO_ITEM, Batch, Rep
 
 
 class Objective(ABC):
@@ -43,3 +43,13 @@ class Objective(ABC):
     def encode(self, model: Model, keys: Tensor) -> Rep:
         """Item reps for keys of any shape, on the model's device; the features stay where they are."""
         return model.encode_item(self.items.take(keys.cpu()).to(keys.device))
+
+    def encode_lists(self, model: Model, keys: Tensor) -> Rep:
+        """As `encode`, for lists (B, K) with gaps: zeros, which no statistic of a batch counts."""
+        real = keys != NO_ITEM
+        if not real.any():
+            return self.encode(model, keys.clamp(min=0))
+        rep = self.encode(model, keys[real])  # (n, ...)
+        return Rep(
+            {name: t.new_zeros(*keys.shape, *t.shape[1:]).index_put((real,), t) for name, t in rep.items()}
+        )
