@@ -51,6 +51,15 @@ class TestStreaming:
             estimate.update(torch.multinomial(p, 512, replacement=True, generator=generator))
         torch.testing.assert_close(estimate(torch.arange(4)).exp(), p, rtol=0.15, atol=0)
 
+    def test_a_key_that_was_never_seen_is_not_taken_for_one_that_shares_a_slot(self):
+        estimate = StreamingLogQ(slots=40, hashes=4)
+        for _ in range(200):
+            estimate.update(torch.arange(10))
+        hit = estimate.mean_gap[estimate._slots(torch.arange(10, 200))] > 0
+        strange = torch.arange(10, 200)[~hit.all(0) & hit.any(0)]
+        assert len(strange) > 10
+        assert estimate(strange).exp().tolist() == pytest.approx([1 / 2001] * len(strange), rel=1e-4)
+
     def test_follows_a_change(self):
         generator = torch.Generator().manual_seed(2)
         estimate = StreamingLogQ(slots=64, alpha=0.05)

@@ -94,6 +94,13 @@ def test_the_penalty_is_the_cost_of_what_is_kept():
     assert fscd(gate=False).penalties(Batch(), Batch(), torch.empty(0)) == {}
 
 
+@pytest.mark.parametrize("pairs", [((), ("retrieve_score",)), (("retrieve_score",), ())])
+def test_a_pre_ranker_reads_the_pair_fields_of_its_ranker(pairs):
+    ranker, pre_ranker = (fscd(gate=gate, pair=pair) for gate, pair in zip((True, False), pairs, strict=True))
+    with pytest.raises(MismatchError, match=r"pair fields .*retrieve_score.*keep pair as it is"):
+        pre_ranker.inherit(ranker)
+
+
 def test_dearer_fields_cost_more():
     def cost(embedding=16, **column):
         return field_cost(

@@ -117,6 +117,13 @@ def test_gaps_of_lists_are_not_balanced():
     assert nothing["balance"] == 0
 
 
+def test_a_batch_without_a_target_has_nothing_to_balance():
+    model = make()
+    nobody = Batch((n, t[:0]) for n, t in model.encode_query(QUERY).items())
+    found = model.penalties(nobody, model.encode_item(ITEM), torch.zeros(0, 3))
+    assert found["balance"] == 0
+
+
 def test_shared_candidates_are_balanced_in_turn(monkeypatch):
     monkeypatch.setattr(module, "BALANCED_ON", 2)
     model = make()

@@ -65,8 +65,8 @@ class StreamingLogQ(nn.Module):
 
     def forward(self, keys: Tensor) -> Tensor:
         """Log-probability per draw, float32, in the shape of ``keys``; never seen = seen once."""
-        gap = self.mean_gap[self._slots(keys.reshape(-1))].amax(0)
-        gap = torch.where(gap > 0, gap, (self.clock + 1).double())
+        gaps = self.mean_gap[self._slots(keys.reshape(-1))]  # (hashes, n): a seen key hit all its slots
+        gap = torch.where((gaps > 0).all(0), gaps.amax(0), (self.clock + 1).double())
         return -gap.log().float().reshape(keys.shape)
 
     @torch.no_grad()

@@ -30,11 +30,11 @@ from __future__ import annotations
 import torch
 from pydantic import Field as Option
 from torch import Tensor
-from torch.nn import functional
 
 from twotower.data.spec import Column, FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.two_tower import TwoTower, TwoTowerConfig
+from twotower.nn.cosine import unit
 from twotower.nn.embedding import Embeddings
 from twotower.types import PAD, UNKNOWN, Batch, Ragged, Rep
 
@@ -149,8 +149,8 @@ class DAT(TwoTower):
         return out
 
     def _comparable(self, vectors: Tensor) -> Tensor:
-        unit = self.config.mimic_unit or self.config.similarity == "cosine"
-        return functional.normalize(vectors, dim=-1) if unit else vectors
+        alike = self.config.mimic_unit or self.config.similarity == "cosine"
+        return unit(vectors) if alike else vectors
 
 
 def alignment(vectors: Tensor, category: Tensor, at_least: int) -> Tensor:
@@ -168,7 +168,7 @@ def alignment(vectors: Tensor, category: Tensor, at_least: int) -> Tensor:
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     order = category[usable].argsort(stable=True)
     with torch.autocast(vectors.device.type, enabled=False):  # small differences of large products
-        units = functional.normalize(vectors[usable][order].float(), dim=-1)
+        units = unit(vectors[usable][order].float())
         rows = Ragged(units, offsets).padded()  # (G, M, D), zero behind the last
         inside = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
         mean = rows.sum(1, keepdim=True) / lengths[:, None, None]

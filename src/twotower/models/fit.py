@@ -35,6 +35,7 @@ from torch.nn import functional
 from twotower.data.spec import FeatureSpec
 from twotower.models.base import masked
 from twotower.models.decoupled import Decoupled, DecoupledConfig
+from twotower.nn.cosine import SHORTEST, unit
 from twotower.nn.meta_query import MetaQueries, attend, attend_places
 from twotower.nn.mlp import Norm, behind, mlp
 from twotower.nn.similarity_scorer import SimilarityScorer
@@ -42,7 +43,6 @@ from twotower.nn.split import SplitLinear
 from twotower.types import PAD, Batch, Rep, RepSpec
 
 FIELDS, SEEN = 0, 1  # the parts of the query tower's input
-SHORTEST = 1e-3
 """Mixtures of a query's vectors that are shorter have no direction to speak of, and stay short."""
 
 
@@ -123,7 +123,7 @@ class FIT(Decoupled):
     def _heads(self, x: Tensor) -> Tensor:
         """(..., H, D) unit vectors."""
         heads = x.reshape(*x.shape[:-1], self.config.heads, self.config.head_dim)
-        return functional.normalize(heads, dim=-1)
+        return unit(heads)
 
     # interaction --------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class FIT(Decoupled):
         users = query["heads"]
         if "share" in item:
             met = (item["share"] @ users.flatten(2)).reshape(*item["share"].shape[:2], *users.shape[2:])
-            met = functional.normalize(met, dim=-1, eps=SHORTEST)
+            met = unit(met)
         else:
             met = users[torch.arange(len(users), device=users.device)[:, None], item["meta"]]
         return met @ item["heads"].transpose(-1, -2)

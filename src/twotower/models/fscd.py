@@ -120,6 +120,11 @@ class FSCD(Joint):
                 f"a pre-ranker has no gates (gate: false) and inherits from a ranker of the same features, "
                 f"some of its fields; found {found}, and a ranker of {list(ranker.fields)}"
             )
+        if self.pair_fields != ranker.pair_fields:
+            raise MismatchError(
+                f"the pre-ranker reads the pair fields {list(self.pair_fields)}, the ranker "
+                f"{list(ranker.pair_fields)}; keep pair as it is"
+            )
         state = ranker.state_dict()
         columns, shares = self._columns_in(ranker)
         state[FIRST] = state[FIRST][:, columns] * shares

@@ -28,12 +28,12 @@ import math
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
-from torch.nn import functional
 
 from twotower.data.spec import FeatureSpec
 from twotower.errors import ConfigError
 from twotower.models.base import masked
 from twotower.models.decoupled import Decoupled, DecoupledConfig
+from twotower.nn.cosine import LEAST_TEMPERATURE, factor, unit
 from twotower.nn.cost import linear_flops
 from twotower.nn.dropout import Dropout, dropout
 from twotower.nn.embedding import Embeddings
@@ -56,7 +56,9 @@ class MoLConfig(DecoupledConfig):
     cross: int = Option(0, ge=0, description="hidden units of the pair's own gate; 0 is one linear layer")
     gate_dropout: float = Option(0.2, ge=0, lt=1, description="share of mixing weights left out in training")
     balance: float = Option(0.001, ge=0, description="weight of the load-balance penalty")
-    temperature: float = Option(0.2, gt=0, description="where the learned temperature starts (RAILS: 0.05)")
+    temperature: float = Option(
+        0.2, ge=LEAST_TEMPERATURE, description="where the learned temperature starts (RAILS: 0.05)"
+    )
     bias: bool = Option(True, description="a score per query and per item beside the mixture")
     query_id: str | None = Option(None, description="id column that gives one of the query's vectors")
     query_id_dropout: float = Option(0.5, ge=0, lt=1, description="of that vector's entries")
@@ -113,7 +115,7 @@ class MoL(Decoupled):
     def query_part(self, fields: Tensor) -> Rep:
         """The query's vectors, the temperature folded in; that of its id is still missing."""
         inside = self._inside(fields, self.query_tower)
-        vectors = self._vectors(inside, self.query_vectors) * self._scale()
+        vectors = self._vectors(inside, self.query_vectors) * factor(self.log_scale)
         rep = Rep(vectors=vectors, gate=self.query_gate(inside))
         return Rep(**rep, bias=self.query_bias(inside).squeeze(-1)) if self.config.bias else rep
 
@@ -129,10 +131,7 @@ class MoL(Decoupled):
     def _vectors(self, inside: Tensor, linear: nn.Linear) -> Tensor:
         """(..., n, D) unit vectors."""
         vectors = linear(inside).unflatten(-1, (-1, self.config.dim))
-        return functional.normalize(vectors, dim=-1)
-
-    def _scale(self) -> Tensor:
-        return self.log_scale.clamp(max=5.0).exp()  # tau >= 0.0067 keeps the softmax finite
+        return unit(vectors)
 
     def _with_id(self, rep: Rep, query: Batch, row: Tensor | None) -> Rep:
         """The id's vector beside the others; ``row`` (T,) says whose place each one is."""
@@ -141,7 +140,7 @@ class MoL(Decoupled):
         ids = Batch({self.config.query_id: query[self.config.query_id]})
         vector = self.ids(ids if row is None else ids.take(row), [self.spec[self.config.query_id]])
         vector = dropout(vector, self.config.query_id_dropout, self.training)
-        vector = functional.normalize(vector, dim=-1) * self._scale()
+        vector = unit(vector) * factor(self.log_scale)
         return Rep({**rep, "vectors": torch.cat([rep["vectors"], vector], dim=-2)})
 
     # interaction --------------------------------------------------------------------------------------
@@ -168,11 +167,11 @@ class MoL(Decoupled):
         vectors, gate = item["vectors"], item["gate"]
         if vectors.dim() == 3:
             turn = torch.arange(len(labels) * BALANCED_ON, device=labels.device) % len(vectors)
-            vectors, gate = (t[turn.view(len(labels), -1)] for t in (vectors, gate))
+            vectors, gate = (t[turn.view(len(labels), BALANCED_ON)] for t in (vectors, gate))
         vectors, gate = vectors[:, :BALANCED_ON], gate[:, :BALANCED_ON]
         logits = component_logits(query["vectors"], vectors)
         weights = mixing_weights(logits, query["gate"], gate, self.cross_gate)
-        rows = weights.flatten(0, 1) if mask is None else weights[mask[:, :BALANCED_ON]]
+        rows = weights.flatten(0, -2) if mask is None else weights[mask[:, :BALANCED_ON]]
         return {"balance": self.config.balance * (load_balance(rows) if len(rows) else rows.sum())}
 
     def item_specs(self) -> tuple[RepSpec, ...]:

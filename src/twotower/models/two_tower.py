@@ -19,11 +19,11 @@ from typing import Literal
 import torch
 from pydantic import Field as Option
 from torch import Tensor, nn
-from torch.nn import functional
 
 from twotower.data.spec import FeatureSpec
 from twotower.models.base import masked
 from twotower.models.decoupled import Decoupled, DecoupledConfig
+from twotower.nn.cosine import LEAST_TEMPERATURE, factor, unit
 from twotower.nn.mlp import Norm, mlp
 from twotower.scores.dot import dot
 from twotower.types import Batch, Rep, RepSpec
@@ -34,7 +34,9 @@ class TwoTowerConfig(DecoupledConfig):
     norm: Norm = "none"
     dropout: float = Option(0.0, ge=0, lt=1)
     similarity: Literal["dot", "cosine"] = "dot"
-    temperature: float = Option(0.05, gt=0, description="cosine: where the learned temperature starts")
+    temperature: float = Option(
+        0.05, ge=LEAST_TEMPERATURE, description="cosine: where the learned temperature starts"
+    )
     bias: bool = Option(True, description="a score per query and per item beside the inner product")
 
 
@@ -70,7 +72,7 @@ class TwoTower(Decoupled):
         """The query's vector, with temperature and bias folded in."""
         vector = self._vector(fields, self.query_tower)
         if self.config.similarity == "cosine":
-            vector = vector * self.log_scale.clamp(max=5.0).exp()  # tau >= 0.0067 keeps the softmax finite
+            vector = vector * factor(self.log_scale)
         if self.config.bias:
             bias = self.query_bias(fields.flatten(-2))
             vector = torch.cat([vector, torch.ones_like(bias), bias], dim=-1)
@@ -95,4 +97,4 @@ class TwoTower(Decoupled):
 
     def _vector(self, fields: Tensor, tower: nn.Module | None) -> Tensor:
         vector: Tensor = fields.sum(-2) if tower is None else tower(fields.flatten(-2))
-        return functional.normalize(vector, dim=-1) if self.config.similarity == "cosine" else vector
+        return unit(vector) if self.config.similarity == "cosine" else vector

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twotower.data.spec import Column
 from twotower.nn.cost import linear_flops
-from twotower.nn.embedding import Embeddings
+from twotower.nn.embedding import LINEAR, Embeddings
 from twotower.types import Batch
 
 
@@ -40,9 +40,7 @@ class LinearPart(nn.Module):
     @property
     def item_flops(self) -> int:
         """FLOPs of one item's share: those of its numbers and vectors; other weights are looked up."""
-        return linear_flops(
-            *(self.weights.linear[c.name] for c in self.item_columns if c.name in self.weights.linear)
-        )
+        return linear_flops(*(self.weights.linear_of(c.name) for c in self.item_columns if c.kind in LINEAR))
 
     def _sum(self, batch: Batch, columns: Sequence[Column]) -> Tensor:
         out: Tensor = self.weights(batch, columns).sum((-2, -1))

@@ -237,17 +237,21 @@ class Sampled(_Softmax):
         self.draw = torch.Generator().manual_seed(seed)
 
     def __call__(self, model: Model, examples: Examples) -> dict[str, Tensor]:
+        if model.kind == "list" or model.pair_fields:
+            raise ConfigError(
+                f"sampled softmax scores items that no stage has served, which {type(model).__name__} "
+                f"({model.kind}) is not made for; train it on lists"
+            )
         query, keys, weights = self.positives(model, examples)
         drawn = self.sampler.sample(keys.cpu(), self.draw)
         negatives, T = drawn.keys.to(keys.device), len(keys)
         item = self.encode(model, torch.cat([keys, negatives]))
-        positive = model.score(query, Rep((n, t[:T, None]) for n, t in item.items()))  # (T, 1)
-        shared = model.score(query, Rep((n, t[T:]) for n, t in item.items()))  # (T, C)
+        positive, shared = self._scores(model, query, item, T)
         seen = self.seen(examples, negatives)
         if seen is not None:
             shared = shared.masked_fill(seen, -torch.inf)
         if self.loss == "bpr":
-            loss = bpr(positive[:, 0], shared.masked_fill(drawn.hits(keys), -torch.inf), weights)
+            loss = bpr(positive[:, 0], shared.masked_fill(negatives == keys[:, None], -torch.inf), weights)
         else:
             pool = torch.cat([keys[:, None], negatives.expand(T, -1)], 1)
             loss = sampled_softmax(
@@ -259,6 +263,17 @@ class Sampled(_Softmax):
             )
         shown = torch.cat([keys, negatives])
         return {self.loss: loss, **self.penalties(model, query, item, lambda: _own_column(keys, shown))}
+
+    def _scores(self, model: Model, query: Rep, item: Rep, T: int) -> tuple[Tensor, Tensor]:
+        """(T, 1) of the targets, which come first in ``item``, and (T, C) of the shared negatives."""
+        if model.kind != "joint":
+            positive = model.score(query, Rep((n, t[:T, None]) for n, t in item.items()))
+            return positive, model.score(query, Rep((n, t[T:]) for n, t in item.items()))
+        # together: a batch norm of targets alone would tell them by its statistics
+        place = torch.arange(item.rows, device=next(iter(item.values())).device)
+        own = torch.cat([place[:T, None], place[T:].expand(T, -1)], 1)  # (T, 1 + C)
+        scores = model.score(query, Rep((n, t[own]) for n, t in item.items()))
+        return scores[:, :1], scores[:, 1:]
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"draw": self.draw.get_state()}
