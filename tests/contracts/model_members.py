@@ -16,7 +16,7 @@ SPEC = FeatureSpec(
         Column(name="history", kind="sequence", side="query", size=12, width=6, of="movie"),
         Column(name="movie", kind="id", side="item", size=12, width=1),
         Column(name="genres", kind="bag", side="item", size=7, width=3),
-        Column(name="poster", kind="vector", side="item", size=0, width=4),
+        Column(name="poster.v", kind="vector", side="item", size=0, width=4),
         Column(name="asked", kind="text", side="query", size=15, width=5, tokenizer="words"),
         Column(name="body", kind="text", side="item", size=15, width=7, tokenizer="words"),
     )
@@ -61,12 +61,12 @@ MODELS = [
     ("dcn-v2", {"embedding": 4, "layers": [8], "pair": ["retrieve_score", "retrieve_rank"]}),
     ("fscd", {"embedding": 4, "layers": [8, 5], "history": MEAN}),
     ("fscd", {"embedding": 4, "layers": [8], "norm": "batch", "pair": ["retrieve_score"], "store": "ids"}),
-    ("fscd", {"embedding": 4, "layers": [8], "gate": False, "keep": ["user", "genres", "poster"]}),
+    ("fscd", {"embedding": 4, "layers": [8], "gate": False, "keep": ["user", "genres", "poster.v"]}),
     ("cold", {"embedding": 4, "layers": [8, 5], "crosses": CROSSES, "buckets": 64, "history": MEAN}),
     ("cold", {"embedding": 4, "layers": [8], "crosses": CROSSES, "gate": True, "pair": ["retrieve_score"]}),
     (
         "cold",
-        {"embedding": 4, "layers": [8], "crosses": CROSSES, "keep": ["history", "poster", "user x genres"]}
+        {"embedding": 4, "layers": [8], "crosses": CROSSES, "keep": ["history", "poster.v", "user x genres"]}
         | {"history": MEAN, "norm": "none", "pair": ["retrieve_score"]},
     ),
     ("wide-and-deep", {"embedding": 4, "layers": [8, 5]}),
@@ -160,7 +160,7 @@ def items(rows: int = C, seed: int = 1) -> Batch:
     return Batch(
         movie=torch.randint(1, 12, (rows,), generator=draw),
         genres=torch.randint(0, 7, (rows, 3), generator=draw),
-        poster=torch.randn(rows, 4, generator=draw),
+        **{"poster.v": torch.randn(rows, 4, generator=draw)},
         body=torch.randint(1, 15, (rows, 7), generator=draw) * (torch.arange(7) < length[:, None]),
     )
 
