@@ -51,7 +51,12 @@ class Field(Config):
         ge=0,
         description="id, category, bag, words, stems: unseen values hash into so many rows; letters: all",
     )
-    dropout: float = Option(0.0, ge=0, lt=1, description="id, category: share of training rows made unknown")
+    dropout: float = Option(
+        0.0,
+        ge=0,
+        lt=1,
+        description="id, category: share of training rows made unknown, by each table of a model for itself",
+    )
     buckets: int = Option(0, ge=0, description="number: quantile buckets instead of standardising (0)")
     max_length: int = Option(50, ge=1, description="bag, sequence: longest list kept; text: tokens (256)")
     of: str | None = Option(

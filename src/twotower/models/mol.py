@@ -47,7 +47,7 @@ BALANCED_ON = 16
 
 class MoLConfig(DecoupledConfig):
     layers: tuple[int, ...] = Option((256,), description="both towers; () sums the field vectors")
-    norm: Norm = "none"
+    norm: Norm = Option("none", description="behind each layer")
     dropout: float = Option(0.0, ge=0, lt=1, description="behind each layer, or on the sum of the fields")
     query_vectors: int = Option(4, ge=1)
     item_vectors: int = Option(4, ge=1)

@@ -31,8 +31,8 @@ from twotower.types import Batch, Rep, RepSpec
 
 class TwoTowerConfig(DecoupledConfig):
     layers: tuple[int, ...] = Option((256, 64), description="both towers; () sums the field vectors")
-    norm: Norm = "none"
-    dropout: float = Option(0.0, ge=0, lt=1)
+    norm: Norm = Option("none", description="behind each layer but the last")
+    dropout: float = Option(0.0, ge=0, lt=1, description="behind each layer but the last")
     similarity: Literal["dot", "cosine"] = "dot"
     temperature: float = Option(
         0.05, ge=LEAST_TEMPERATURE, description="cosine: where the learned temperature starts"

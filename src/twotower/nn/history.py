@@ -28,7 +28,7 @@ class HistoryConfig(Config):
     blocks: int = Option(2, ge=1, description="attention: number of self-attention blocks")
     heads: int = Option(1, ge=1, description="attention: heads per block")
     widen: int = Option(4, ge=1, description="attention: width of the feed-forward layer, times dim")
-    dropout: float = Option(0.2, ge=0, lt=1)
+    dropout: float = Option(0.2, ge=0, lt=1, description="pooling, attention; a mean has none")
     elapsed: bool = Option(
         False,
         description="events also tell how long each was the last one; needs the recipe's history.elapsed",
@@ -42,7 +42,11 @@ class HistoryConfig(Config):
 
 
 class History(nn.Module):
-    """(Q, L) vocabulary indices -> (Q, D); an empty history is a learned vector of its own."""
+    """(Q, L) vocabulary indices -> (Q, D); an empty history is a vector of its own.
+
+    Batches of events teach that vector. Of a sequence every target has a past, so that there it stays zero:
+    what the query's other fields say is then all that a new user is answered by.
+    """
 
     def __init__(self, column: Column, dim: int, config: HistoryConfig) -> None:
         super().__init__()
