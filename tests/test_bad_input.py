@@ -94,7 +94,7 @@ TABLE = [
         "missing file",
         lambda shop: (shop.folder / "log.csv").unlink(),
         65,
-        ("no file log.csv (plain or .gz); the folder holds: items.csv, shop.yaml", "remedy:"),
+        ("no file log.csv (plain or .gz); the folder holds: items.csv, run/, shop.yaml", "remedy:"),
     ),
     Row("missing folder", nothing, 65, ("no such directory", "remedy:"), ("--data", "no such folder")),
     Row("no folder named", nothing, 2, ("say where with --data",), ("--no-data",)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from twotower.errors import ConfigError
 
@@ -31,7 +33,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(cls, e, where) for e in error.errors())) from None
+            raise ConfigError("\n".join(_complaints(cls, error, where))) from None
 
     def plain(self) -> dict[str, Any]:
         """The config as data that JSON and YAML can hold."""
@@ -79,34 +81,103 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(known)}"
 
 
+def _complaints(root: type[BaseModel], error: ValidationError, where: str) -> list[str]:
+    """A line for everything that is wrong, but not for what only follows from it."""
+    errors = error.errors()
+    return [_explain(root, e, where) for e in errors if not _follows(e, errors)]
+
+
+def _follows(error: Any, errors: typing.Iterable[Any]) -> bool:
+    """Whether a list is only too short because pydantic leaves out its wrong entries."""
+    if error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]:
+        return False
+    place = error["loc"]
+    return any(e["loc"][: len(place)] == place and len(e["loc"]) > len(place) for e in errors)
+
+
 def _explain(root: type[BaseModel], error: Any, where: str) -> str:
-    path = [part for part in error["loc"] if isinstance(part, str | int)]
-    dotted = ".".join(str(part) for part in path)
+    path, form = _place(root, error["loc"])
     if error["type"] == "extra_forbidden":
-        parent = ".".join(str(part) for part in path[:-1])
-        place = f"{where}: {parent}" if parent else where
-        return f"{place}: unknown key {path[-1]!r}{nearest(str(path[-1]), _keys_at(root, path[:-1]))}"
+        *parent, word = path
+        _, form = _place(root, error["loc"][:-1])
+        return f"{_at(where, parent)}: unknown key {word!r}{nearest(str(word), _keys(form))}"
     if error["type"] == "value_error":  # our own validators say what was found themselves
-        return f"{where}: {dotted + ': ' if dotted else ''}{error['ctx']['error']}"
-    found = "" if error["type"] == "missing" else f" (found {error['input']!r})"
-    return f"{where}: {dotted or 'value'}: {error['msg']}{found}"
+        return f"{_at(where, path)}: {error['ctx']['error']}"
+    key, members = _members(form)
+    found = error["input"]
+    match error["type"]:
+        case "union_tag_not_found" if key:
+            return f"{_at(where, path)}: {key} is missing; known: {', '.join(sorted(members))}"
+        case "union_tag_invalid" if key:
+            tag = found[key] if isinstance(found, Mapping) else getattr(found, key)
+            return f"{_at(where, [*path, key])}: found {tag!r}{nearest(str(tag), members)}"
+        case "model_attributes_type" if key:
+            expected = f"expected {{{key}: ...}}{nearest(str(found), members)}"
+            return f"{_at(where, path)}: found {found!r}, {expected}"
+    shown = "" if error["type"] == "missing" else f" (found {found!r})"
+    return f"{_at(where, path or ['value'])}: {error['msg']}{shown}"
 
 
-def _keys_at(root: type[BaseModel], path: list[str | int]) -> set[str]:
-    """Names of the fields of the config that ``path`` leads to; unions offer all members' names."""
-    classes: list[type[BaseModel]] = [root]
-    for part in path:
-        below: list[type[BaseModel]] = []
-        for cls in classes:
-            for name, field in cls.model_fields.items():
-                if part == (field.alias or name):
-                    below += _configs_in(field.annotation)
-        classes = below or classes  # an index or a union's tag stays at the same level
-    return {field.alias or name for cls in classes for name, field in cls.model_fields.items()}
+def _at(where: str, path: typing.Sequence[str | int]) -> str:
+    return f"{where}: {'.'.join(map(str, path))}" if path else where
 
 
-def _configs_in(annotation: Any) -> list[type[BaseModel]]:
-    inside = typing.get_args(annotation)
-    if inside:
-        return [cls for arg in inside for cls in _configs_in(arg)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+def _place(root: type[BaseModel], loc: typing.Iterable[str | int]) -> tuple[list[str | int], Any]:
+    """Pydantic's place of an error as the path of its key, and the annotation of what stands there.
+
+    Pydantic enters a union by the tag of the member it chose, which is no key: nobody could ``--set`` it.
+    """
+    path, form = list[str | int](), typing.cast(Any, root)
+    for part in loc:
+        _, members = _members(form)
+        if part in members:
+            form = members[str(part)]
+        else:
+            path.append(part)
+            form = _below(form, part)
+    return path, form
+
+
+def _members(form: Any) -> tuple[str, dict[str, Any]]:
+    """The key that tells the members of a union apart ("" where a function does), and the members by tag."""
+    union, notes = _bare(form)
+    by = next((d for note in notes if (d := getattr(note, "discriminator", None)) is not None), None)
+    members: dict[str, Any] = {}
+    for member in typing.get_args(union) if by is not None else ():
+        cls, about = _bare(member)
+        tags = [note.tag for note in about if isinstance(note, Tag)]
+        members |= dict.fromkeys(tags or typing.get_args(cls.model_fields[by].annotation), cls)
+    return by if isinstance(by, str) else "", members
+
+
+def _below(form: Any, part: str | int) -> Any:
+    """The annotation of a field or entry; None where there is no telling."""
+    bare, _ = _bare(form)
+    if isinstance(bare, type) and issubclass(bare, BaseModel):
+        for name, field in bare.model_fields.items():
+            if part in (name, field.alias):
+                return typing.Annotated[field.annotation, field, *field.metadata]
+        return None
+    inside = typing.get_args(bare)
+    if typing.get_origin(bare) is dict:
+        return inside[1]
+    return inside[0] if typing.get_origin(bare) in (tuple, list) else None
+
+
+def _bare(form: Any) -> tuple[Any, list[Any]]:
+    """An annotation without what `Annotated` notes, which comes second, and without "or None"."""
+    notes: list[Any] = []
+    while True:
+        inside, origin = typing.get_args(form), typing.get_origin(form)
+        some = [each for each in inside if each is not types.NoneType]
+        if origin is typing.Annotated:
+            form, notes = inside[0], [*notes, *inside[1:]]
+        elif origin in (typing.Union, types.UnionType) and len(some) == 1:
+            form = some[0]
+        else:
+            return form, notes
+
+
+def _keys(form: Any) -> set[str]:
+    fields = getattr(_bare(form)[0], "model_fields", {})
+    return {field.alias or name for name, field in fields.items()}

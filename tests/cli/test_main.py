@@ -10,14 +10,12 @@ import sys
 
 import polars as pl
 import pytest
-import yaml
 
 from twotower import __version__
 from twotower.config import dump_yaml
 from twotower.data.funnel import Funnel
 from twotower.models.catalogue import load_model
 from twotower.pipeline.pipeline import Pipeline
-from twotower.schema import Schema
 from twotower.train.interrupts import Interrupted
 
 
@@ -159,6 +157,7 @@ def test_k_above_the_catalogue_gives_all_there_is(twotower, trained):
     [
         (["--user", "nobody"], "no user has the id 'nobody'; describe an unseen one with its features"),
         ([], "name a known user, or give the features"),
+        (["--history", "50000003"], "--features '{}'"),
         (["--features", "{}", "--history", "50000003,7"], "the catalogue holds no item 7"),
         (["--features", "{country: de}"], "--features is not valid JSON"),
         (["--features", "[]"], "--features must be a JSON object"),
@@ -175,7 +174,7 @@ def test_what_recommend_cannot_answer(twotower, trained, arguments, message):
     assert message in result.stderr
 
 
-# -- inspect, schema, help ---------------------------------------------------------------------------
+# -- inspect, help ---------------------------------------------------------------------------
 
 
 def test_inspect_a_run(twotower, trained):
@@ -188,35 +187,6 @@ def test_inspect_a_recipe_fills_in_every_default(twotower, recipe):
     full = strict(twotower("inspect", recipe, "--json").stdout)
     assert full["models"]["ranker"]["train"]["optimizer"] == "adam"
     assert "optimizer: adam" in twotower("inspect", recipe).stdout
-
-
-def test_schema_proposes_what_a_recipe_takes(twotower, tmp_path):
-    events = {
-        "user": [1, 1, 2, 3],
-        "ad": ["a", "b", "a", "c"],
-        "clicked": [0, 1, 0, 1],
-        "at": [10, 20, 30, 40],
-    }
-    pl.DataFrame(events).write_csv(tmp_path / "log.csv")
-    result = twotower(
-        "schema",
-        tmp_path / "log.csv",
-        "--query",
-        "user",
-        "--item",
-        "ad",
-        "--time",
-        "at",
-        "--label",
-        "clicked",
-    )
-    assert result.exit_code == 0
-    for name in events:
-        assert name in result.stdout
-    proposal = "\n".join(line for line in result.stdout.splitlines() if not line.startswith("#"))
-    found = yaml.safe_load(proposal)
-    schema = Schema.parse(found.get("schema", found))
-    assert (schema.query, schema.item, schema.time) == ("user", "ad", "at")
 
 
 def test_the_package_runs_as_the_command():
@@ -232,6 +202,15 @@ def test_version_and_help(twotower):
         assert twotower(command, "--help").exit_code == 0
 
 
+def test_help_says_what_depths_are_of_and_where_the_leakage_report_goes(twotower):
+    def plain(command):
+        return " ".join(twotower(command, "--help").stdout.split())
+
+    for command in ("recommend", "search"):
+        assert "Depth of a stage or source, such as" in plain(command)
+    assert "leakage report of the split goes to standard error" in plain("prepare")
+
+
 # -- exit codes --------------------------------------------------------------------------------------
 
 
@@ -240,6 +219,7 @@ def test_2_for_a_wrong_recipe_or_argument(twotower, recipe, tmp_path):
         (("run", tmp_path / "none.yaml"), "no such file"),
         (("run", recipe, "--set", "seed"), "expected key=value"),
         (("run", recipe, "--set", "splitt=1"), "unknown key 'splitt'; did you mean 'split'?"),
+        (("run", recipe, "--set", "models.ranker.objective={}"), "objective: kind is missing; known: counts"),
         (("run", recipe, "--sed", "1"), "--sed"),
         (("run",), "Missing argument"),
         (("rnu",), "rnu"),
@@ -248,6 +228,20 @@ def test_2_for_a_wrong_recipe_or_argument(twotower, recipe, tmp_path):
         assert (result.exit_code, result.stdout) == (2, ""), arguments
         assert message in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_of_ones_own_that_is_not_found_comes_with_the_remedy(twotower, recipe, tmp_path, monkeypatch):
+    asked = ("run", recipe, "--set", "models.ranker.model=my_model:Factors")
+    found = twotower(*asked)
+    assert found.exit_code == 2
+    assert (
+        "No module named 'my_model'; install its package, or run `PYTHONPATH=. twotower ...`" in found.stderr
+    )
+
+    (tmp_path / "my_model.py").write_text("import nowhere_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = twotower(*asked)  # it is found; what it misses is another package
+    assert "No module named 'nowhere_at_all'\n" in found.stderr
 
 
 def test_65_for_broken_data(twotower, recipe, tmp_path):

@@ -1,7 +1,11 @@
+import gzip
+import json
+
 import polars as pl
 import pytest
 import yaml
 
+from twotower.data import infer
 from twotower.data.infer import explain, infer_schema, propose
 from twotower.errors import ConfigError, DataError
 from twotower.schema import Field, Schema
@@ -72,6 +76,17 @@ def test_the_proposal_is_yaml_of_the_same_schema():
     assert "- {name: genres, kind: bag, role: item}  # values joined by '|', 3 different" in str(proposal)
 
 
+def test_a_line_break_in_a_name_does_not_end_the_comment():
+    proposal = propose(LOG.rename({"constant": "con\nstant"}))
+    assert proposal.left_out["con\nstant"] == "always 'same'"
+    assert Schema.parse(yaml.safe_load(str(proposal))["schema"]) == proposal.schema
+
+
+def test_a_label_is_guessed_or_named():
+    assert propose(LOG).reasons["rating"] == "usual name of a label"
+    assert propose(LOG, labels=["views"]).reasons["views"] == "named as a label"
+
+
 def test_a_schema_without_reasons_can_be_explained_too():
     fields = (
         Field(name="on", kind="id", role="query"),
@@ -81,14 +96,39 @@ def test_a_schema_without_reasons_can_be_explained_too():
     assert Schema.parse(yaml.safe_load(explain(schema))["schema"]) == schema
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl", "json"])
 def test_files(tmp_path, ending):
     frame = LOG.select("user_id", "movieId", "rating", "device")
     if ending == "parquet":
         frame.write_parquet(tmp_path / "log.parquet")
+    elif ending in ("jsonl", "json"):
+        frame.write_ndjson(tmp_path / f"log.{ending}")
     else:
         frame.write_csv(tmp_path / f"log.{ending}", separator="\t" if ending == "tsv" else ",")
     assert infer_schema(tmp_path / f"log.{ending}") == infer_schema(frame)
+
+
+def test_json_lines_keep_their_lists_and_may_be_packed(tmp_path):
+    lines = [{"user_id": 1, "item_id": n, "click": n % 2, "tags": ["a"] * n} for n in range(4)]
+    packed = gzip.compress("\n".join(json.dumps(line) for line in lines).encode())
+    (tmp_path / "log.jsonl.gz").write_bytes(packed)
+    schema = infer_schema(tmp_path / "log.jsonl")
+    assert [(f.name, f.kind, f.role) for f in schema.fields[2:]] == [
+        ("click", "number", "label"),
+        ("tags", "bag", "context"),
+    ]
+
+
+def test_only_so_many_lines_of_a_file_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(infer, "SAMPLE_ROWS", 3)
+    frame = pl.DataFrame({"user_id": range(5), "item_id": range(5), "late": [1, 1, 1, 2, 2]})
+    for name, write in (
+        ("l.csv", frame.write_csv),
+        ("l.parquet", frame.write_parquet),
+        ("l.jsonl", frame.write_ndjson),
+    ):
+        write(tmp_path / name)
+        assert propose(tmp_path / name).left_out == {"late": "always 1"}, name
 
 
 def test_names_win_over_guesses():
@@ -111,3 +151,6 @@ def test_what_cannot_be_guessed_is_asked_for(tmp_path):
     (tmp_path / "bad.parquet").write_text("x")
     with pytest.raises(DataError, match="cannot be read as a table"):
         infer_schema(tmp_path / "bad.parquet")
+    (tmp_path / "bad.json").write_text('[{"user_id": 1}]')
+    with pytest.raises(DataError, match=r"bad\.json: cannot be read as a table"):
+        infer_schema(tmp_path / "bad.json")

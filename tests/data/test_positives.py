@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -55,11 +56,26 @@ def test_a_rule_that_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("hole", [None, math.nan])
 def test_a_missing_label_is_neither_positive_nor_negative(hole: float | None) -> None:
-    with pytest.raises(DataError, match=r"1 events have no label"):
-        Positive(label="rating", at_least=4).apply(dataset(5, hole))
-    with pytest.raises(DataError) as caught:
+    rule = Positive(label="rating", at_least=4)
+    with pytest.raises(DataError, match=r"^column rating: event 2 \(user 1, movie 1\) has no label"):
+        rule.apply(dataset(5, hole))
+    with pytest.raises(DataError, match=r"2 events have no label, first event 2 \(user 1, movie 1\)"):
+        rule.apply(dataset(5, hole, 3, hole))
+    with pytest.raises(DataError, match=r"event 2 has no label"):
+        rule.mask(pl.DataFrame({"rating": [5.0, hole]}))
+
+
+@pytest.mark.parametrize("hole", [None, math.nan])
+def test_a_missing_label_is_said_of_an_event_and_not_of_a_line(hole: float | None) -> None:
+    """A CSV file has a header and there may be several files: which line it was is not known any more."""
+    with pytest.raises(DataError, match=r"event 3 \(user 2, movie 2\)") as caught:
         Positive(drop=Drop(label="rating", equals=3)).apply(dataset(3, 5, hole))
-    assert caught.value.line == 3
+    assert (caught.value.file, caught.value.line) == (None, None)
+    both = Positive(label="rating", drop=Drop(label="rating", equals=3))
+    data = dataset(3, 5, 1)
+    holed = data.events.slice(1).with_columns(rating=pl.Series([5.0, hole]))
+    with pytest.raises(DataError, match=r"event 3 \(user 2"):  # counted as read, whatever was left out since
+        both.apply(replace(data, events=holed))
 
 
 def test_unknown_label() -> None:

@@ -17,6 +17,7 @@ from twotower.errors import ConfigError, DataError
 from twotower.pipeline.answerer import Answerer
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
+from twotower.schema import Schema
 from twotower.types import Batch
 
 USER = 1000001
@@ -134,6 +135,7 @@ def test_a_history_longer_than_the_column_keeps_its_end(answerer):
         ({}, "name a known user, or give the features"),
         ({"user": USER, "features": {}}, "name a known user, or give the features"),
         ({"user": USER, "history": [50000003]}, "a known user's history is known"),
+        ({"history": [50000003]}, r"a history needs the features of the user .*--features '\{\}'"),
         ({"user": 5}, "no user has the id 5; describe an unseen one with its features"),
         ({"user": "anna"}, "no user has the id 'anna'"),
         ({"features": {}, "history": [1, 50000003, "x"]}, "the catalogue holds no item 1, x$"),
@@ -200,6 +202,22 @@ def test_the_budget_of_a_request_counts_from_when_it_arrived(answerer, monkeypat
     earlier = SimpleNamespace(time=time.time, perf_counter=lambda: time.perf_counter() - 60)
     monkeypatch.setattr("twotower.pipeline.answerer.time", earlier)
     assert answerer.answer(user=USER, budget=generous).trace.degraded == ("rank",)
+
+
+def test_of_several_texts_the_searched_one_is_named():
+    text = {"kind": "text", "role": "query", "tokenizer": "words"}
+    fields = (
+        {"name": "query", "kind": "id", "role": "query"},
+        {"name": "doc", "kind": "id", "role": "item"},
+        {"name": "title", **text},
+        {"name": "body", **text},
+    )
+    schema = Schema.parse({"query": "query", "item": "doc", "fields": fields})
+    answerer = Answerer(SimpleNamespace(dataset=SimpleNamespace(schema=schema, events=None)), cascade=None)
+    with pytest.raises(ConfigError, match=r"the texts title, body: say which .* \(--field\)$"):
+        answerer.search("green frogs")
+    with pytest.raises(ConfigError, match="'bod' is no text of the query that is read; did you mean 'body'"):
+        answerer.search("green frogs", field="bod")
 
 
 def test_answers_are_logged_as_they_were_shown(trained, tmp_path):

@@ -121,7 +121,7 @@ class RuleSet(Config):
     >>> RuleSet.parse({"rules": [{"kind": "spacing", "field": "genre", "within": 2},
     ...                          {"kind": "quota", "field": "genre", "at_most": "x"}]}, "r.yaml")
     Traceback (most recent call last):
-    twotower.errors.ConfigError: r.yaml: rules.1.quota.at_most: Input should be a valid integer...
+    twotower.errors.ConfigError: r.yaml: rules.1.at_most: Input should be a valid integer...
     """
 
     rules: tuple[Rule, ...] = Option((), max_length=MOST_RULES)

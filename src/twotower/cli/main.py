@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from twotower import __version__
-from twotower.cli import bundle, items, plan, report, search
+from twotower.cli import bundle, items, plan, report, schema, search
 from twotower.cli import log as served_log
 from twotower.cli.options import (
     BudgetOption,
@@ -50,6 +50,7 @@ app.add_typer(served_log.app, name="log")
 app.command()(plan.plan)
 app.command()(report.report)
 app.command()(search.search)
+app.command()(schema.schema)
 
 
 @app.command()
@@ -84,7 +85,10 @@ def prepare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read the data, split it, fit the features; prints the leakage report of the split."""
+    """Read the data, split it, fit the features.
+
+    The leakage report of the split goes to standard error, with --json as JSON to standard output.
+    """
     with opened_pipeline(recipe, data, out, set_, seed, on_error, quiet) as pipeline:
         prepared = pipeline.prepare()
         if as_json:
@@ -201,21 +205,6 @@ def export(
 
         for path, rows in export_vectors(directory, out).values():
             typer.echo(f"{path}: {rows:,} vectors")
-
-
-@app.command()
-def schema(
-    path: Annotated[Path, typer.Argument(help="A Parquet or CSV file of events.", show_default=False)],
-    query: Annotated[str, typer.Option("--query", help="Column of the query or user id.")],
-    item: Annotated[str, typer.Option("--item", help="Column of the item id.")],
-    time: Annotated[str | None, typer.Option("--time", help="Column of the time.")] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="Column of a label.")] = None,
-) -> None:
-    """Propose a schema for your own data, to paste into a recipe."""
-    with reported_errors():
-        from twotower.data.infer import explain, infer_schema
-
-        typer.echo(explain(infer_schema(path, query=query, item=item, time=time, labels=tuple(label or ()))))
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from twotower.cli.session import opened_answerer, reported_errors, show
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a run, or of bundles.", show_default=False)]
 Depth = Annotated[
-    list[str] | None, typer.Option("--depth", help="Depth of a stage, such as --depth retrieve=200.")
+    list[str] | None,
+    typer.Option("--depth", help="Depth of a stage or source, such as --depth retrieve=200."),
 ]
 ItemsLog = Annotated[Path | None, typer.Option("--items", help="Of a bundle: the log of `twotower items`.")]
 

@@ -29,7 +29,8 @@ def find_file(directory: Path, *names: str) -> Path:
         return path
     if not directory.is_dir():
         raise DataError("no such directory", file=directory, remedy="give the folder that holds the data set")
-    there = ", ".join(sorted(entry.name for entry in directory.iterdir())[:12]) or "nothing"
+    names_there = sorted(entry.name + "/" * entry.is_dir() for entry in directory.iterdir())
+    there = ", ".join(names_there[:12]) or "nothing"
     raise DataError(
         f"no file {' or '.join(names)} (plain or .gz); the folder holds: {there}",
         file=directory,

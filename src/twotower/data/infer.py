@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 
 from twotower.config import dump_yaml, nearest
-from twotower.data.files import find_file
+from twotower.data.files import find_file, read_bytes
 from twotower.errors import ConfigError, DataError
 from twotower.schema import BOOKKEEPING, Field, Kind, Role, Schema
 
 SAMPLE_ROWS = 100_000
 """Rows of each table that are looked at."""
+JSON_LINES = {".jsonl", ".ndjson", ".json"}
+"""Endings of files of one object a line."""
 FEW = 100
 """Whole numbers with at most so many different values are categories, not amounts."""
 
@@ -82,7 +84,7 @@ def propose(
     time: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Proposal:
-    """Propose a schema from tables or from their Parquet, CSV or TSV files (the first 100,000 rows each).
+    """Propose a schema from tables, or Parquet, CSV, TSV or JSON-lines files (first 100,000 rows).
 
     Columns of ``queries`` and ``items`` belong to the query and the item, other columns of the events are
     context. What is not named (query, item, time, labels) is guessed from usual column names.
@@ -114,8 +116,10 @@ def propose(
             f"which column names the {missing}? Give {missing}=, one of: {', '.join(log.columns)}"
         )
     time = _pick(log, "time", time, _TIME_NAMES)
+    why = "named as a label"
     if labels is None:
         labels = [name for name in log.columns if name.lower() in _LABEL_NAMES]
+        why = "usual name of a label"
     for label in labels:
         _pick(log, "labels", label, ())
     guess = _Guess()
@@ -124,7 +128,7 @@ def propose(
     guess.add(Field(name=item, kind="id", role="item"), "names the item")
     guess.table(_side(items, item), "item", item)
     for label in labels:
-        guess.add(Field(name=label, kind="number", role="label"), "usual name of a label")
+        guess.add(Field(name=label, kind="number", role="label"), why)
     if time is not None:
         guess.add(Field(name=time, kind="number", role="time"), "orders the events")
     guess.table(log, "context")
@@ -141,7 +145,9 @@ def explain(
         inside = ", ".join(f"{name}: {_scalar(value)}" for name, value in values.items())
         reason = (reasons or {}).get(field.name)
         lines.append(f"  - {{{inside}}}" + (f"  # {reason}" if reason else ""))
-    lines += [f"  # left out: {name} ({reason})" for name, reason in (left_out or {}).items()]
+    told = [f"{name} ({reason})" for name, reason in (left_out or {}).items()]
+    # a line break in a name would end the comment, and the rest would be no YAML
+    lines += [f"  # left out: {each if each.isprintable() else repr(each)}" for each in told]
     return "\n".join(lines)
 
 
@@ -267,6 +273,9 @@ def _table(source: pl.DataFrame | Path) -> pl.DataFrame:
     try:
         if path.suffix in (".parquet", ".pq"):
             return pl.scan_parquet(path, glob=False).head(SAMPLE_ROWS).collect()
+        if JSON_LINES & set(path.suffixes):
+            table = pl.read_ndjson(read_bytes(path), n_rows=SAMPLE_ROWS, infer_schema_length=None)
+            return table.head(SAMPLE_ROWS)
         return pl.read_csv(
             path,
             n_rows=SAMPLE_ROWS,

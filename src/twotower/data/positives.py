@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -47,26 +48,30 @@ class Positive(Config):
             if name not in known:
                 raise ConfigError(f"positive: {name!r} is no label of the data{nearest(name, known)}")
         events, notes = dataset.events, [*dataset.notes]
+        ids = (dataset.schema.query, dataset.schema.item)
         if self.drop is not None:
             rule = f"{self.drop.label} = {self.drop.equals:g}"
-            events = events.filter(_label(events, self.drop.label) != self.drop.equals)
+            events = events.filter(_label(events, self.drop.label, ids) != self.drop.equals)
             notes.append(f"{len(dataset.events) - len(events):,} events left out by the rule {rule}")
             if events.is_empty():
                 raise DataError(f"the rule {rule} left no event at all", remedy="drop another value")
         if self.label is not None:
-            count = int(self.mask(events).sum())
+            count = int((_label(events, self.label, ids) >= self.at_least).sum())
             notes.append(
                 f"{count:,} of {len(events):,} events are positive ({self.label} >= {self.at_least:g})"
             )
         return replace(dataset, events=events, notes=tuple(notes))
 
 
-def _label(events: pl.DataFrame, name: str) -> pl.Series:
+def _label(events: pl.DataFrame, name: str, ids: Sequence[str] = ()) -> pl.Series:
+    """(n,) float; of a missing one is said which event it is, as no data set knows files and lines."""
     values = events[name].cast(pl.Float64)
     missing = values.is_null() | values.is_nan().fill_null(True)
     if missing.any():
-        first = int(missing.arg_max() or 0)
-        line = int(events[ROW][first]) + 1 if ROW in events.columns else first + 1
-        found = f"{int(missing.sum()):,} events have no label"
-        raise DataError(found, column=name, line=line, remedy="repair or leave out these rows")
+        count, first = int(missing.sum()), int(missing.arg_max() or 0)
+        number = int(events[ROW][first]) + 1 if ROW in events.columns else first + 1
+        who = ", ".join(f"{id} {events[id][first]!r}" for id in ids)
+        which = f"event {number:,}" + (f" ({who})" if who else "")
+        found = f"{which} has no label" if count == 1 else f"{count:,} events have no label, first {which}"
+        raise DataError(found, column=name, remedy="repair or leave out these rows")
     return values

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, overload
+from typing import Annotated, Any, Literal, get_args, overload
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 from torch import Tensor
 
-from twotower.config import Config
+from twotower.config import Config, nearest
 from twotower.errors import ConfigError
 from twotower.index import exact, exact_tokens, faiss_index, multivector
 from twotower.index.manifest import open_artefact
@@ -21,10 +21,13 @@ TokenIndex = exact_tokens.ExactTokens | multivector.MultiVectorIndex
 BuiltIndex = VectorIndex | TokenIndex
 
 
+OneVector = Literal["exact", "faiss"]
+
+
 class IndexConfig(Config):
     """Which index, and what a search may spend; for items of many vectors, of these two the exact one."""
 
-    kind: Literal["exact", "faiss"] = "exact"
+    kind: OneVector = "exact"
     factory: str = Field("HNSW32", description="faiss: factory string, such as HNSW32 or IVF256,Flat")
     effort: int | None = Field(
         None, ge=1, description="faiss: efSearch of a graph (128), nprobe of an inverted file (cells / 16)"
@@ -33,6 +36,18 @@ class IndexConfig(Config):
     graph_space: faiss_index.GraphSpace = Field(
         "distance", description="faiss: a graph of vectors of equal norm, or of raw inner products"
     )
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _known(cls, kind: Any) -> Any:
+        """Says what a recipe may name: it chooses from `AnyIndex`, of which this is a part."""
+        known = (*get_args(OneVector), "multivector")
+        if kind in known:
+            return kind
+        if str(kind).lower().startswith("hnsw"):
+            graph = "HNSW is {kind: faiss, factory: HNSW32}"
+            raise ValueError(f"found {kind!r}; known: {', '.join(known)}; {graph}")
+        raise ValueError(f"found {kind!r}{nearest(str(kind), known)}")
 
 
 def _which(values: Any) -> str:

@@ -59,8 +59,15 @@ def model_class(name: str) -> tuple[type[Model], type[Config]]:
     try:
         found = getattr(importlib.import_module(module), model)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import the model {name!r}: {error}") from error
+        raise ConfigError(f"cannot import the model {name!r}: {error}{_remedy(module, error)}") from error
     return found, found.Config
+
+
+def _remedy(module: str, error: Exception) -> str:
+    """What helps where the user's own package is not found; what it misses itself, the error names."""
+    if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
+        return ""
+    return "; install its package, or run `PYTHONPATH=. twotower ...` where it lies in the current folder"
 
 
 def make_model(name: str, spec: FeatureSpec, config: dict[str, Any]) -> Model:

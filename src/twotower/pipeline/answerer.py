@@ -149,7 +149,8 @@ class Answerer:
             names = ", ".join(f.name for f in texts)
             raise ConfigError(f"nothing reads a text of the query ({names}): give it a tokenizer in fields:")
         if field is None and len(read) > 1:
-            raise ConfigError(f"the query has the texts {', '.join(read)}: say which one the words are")
+            names = ", ".join(read)
+            raise ConfigError(f"the query has the texts {names}: say which one the words are (--field)")
         if field is not None and field not in read:
             raise ConfigError(f"{field!r} is no text of the query that is read{nearest(field, read)}")
         return field or read[0]
@@ -256,6 +257,11 @@ class Answerer:
         history: Sequence[str | int] = (),
     ) -> tuple[Request, str]:
         """What the cascade is asked for them, and who they are in words; arguments as `answer`."""
+        if user is None and features is None and history:
+            raise ConfigError(
+                "a history needs the features of the user it belongs to: {} where none are known, on the "
+                "command line --features '{}'"
+            )
         if (user is None) == (features is None):
             raise ConfigError("name a known user, or give the features of an unseen one")
         if user is not None and history:
