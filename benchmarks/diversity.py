@@ -3,10 +3,10 @@
     python -m benchmarks.diversity            # results/diversity.json, a few minutes
     python -m benchmarks.diversity --quick    # fewer queries and a smaller list, writes nothing
 
-The curve: the recipe of the demo is trained once in a temporary directory, its cascade hands on 100 ranked
-candidates of every test query, and each setting makes 10 of them. Likeness is that of the retriever's item
-vectors, without bias and constant, or of the categories; diversity is measured by both, and by the vectors
-behind the generated data, which no model saw.
+The curve: ``recipes/synthetic.yaml`` is trained once in a temporary directory, its cascade hands on 100
+ranked candidates of every test query, and each setting makes 10 of them. Likeness is that of the retriever's
+item vectors, without bias and constant, or of the categories; diversity is measured by both, and by the
+vectors behind the generated data, which no model saw.
 
 The speed: one list of normal vectors; the naive search is handed the whole kernel and computes, for every
 pick, the determinants of all sets with one candidate more, in one batch. The forms take turns.

@@ -1,9 +1,10 @@
-"""PRM behind the demo world's ranker: does a look at the whole list bring anything there?
+"""PRM behind the synthetic world's ranker: does a look at the whole list bring anything there?
 
-Each seed trains the demo's retriever and ranker, then one re-ranker after the other on the fifty candidates
-that the ranker hands on, and compares with the ranker's own order of them: nDCG@10 over the test queries, the
-paired interval over queries with each query's values averaged over the seeds first. Twice: the ranker learns
-from half of the validation queries, or from 80%, and leaves the rest to the re-ranker.
+Each seed trains the retriever and the ranker of ``recipes/synthetic.yaml`` (the demo's when the script was
+written), then one re-ranker after the other on the fifty candidates that the ranker hands on, and compares
+with the ranker's own order of them: nDCG@10 over the test queries, the paired interval over queries with each
+query's values averaged over the seeds first. Twice: the ranker learns from half of the validation queries, or
+from 80%, and leaves the rest to the re-ranker.
 
     python -m benchmarks.prm_demo
 """

@@ -10,6 +10,7 @@
       results/               report, per-query values, run and qrels files
       steps.json             what each finished step was made from
       files.json             digests of the data's files, so that only changed ones are read for them
+      warm.json              the earlier run or bundle that this one was started from
       .lock                  held by the process that prepares or trains here
 """
 
