@@ -2,10 +2,8 @@
 
 import pytest
 
-from twotower.errors import ConfigError
 from twotower.pipeline.learning import measured_for, train_model
 from twotower.pipeline.pipeline import Pipeline
-from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 
 RATE = {"model": "click-rate", "config": {"strength": 10, "half_life": 50}, "objective": {"kind": "counts"}}
@@ -31,10 +29,3 @@ def test_a_run_counts_the_training_part_and_retrieves_by_rate(recipe, tmp_path):
     assert result.best_value == result.history[0]["AUC"]
     assert set(measured_for(pipeline.recipe, "rate")) < set(result.history[0])
     assert len(model.rates().unique()) > 2
-
-
-def test_a_model_that_learns_by_gradients_cannot_count(recipe):
-    recipe["models"]["rate"] = {**RATE, "model": "two-tower", "config": {}}
-    recipe["cascade"] = []
-    with pytest.raises(ConfigError, match="learns by gradients"):
-        train_model(Prepared.make(Recipe.parse(recipe), None, "raise"), "rate")

@@ -6,7 +6,9 @@ import pytest
 
 from twotower.errors import ConfigError
 from twotower.pipeline.answerer import Answerer
+from twotower.pipeline.learning import train_model
 from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
 
 SOURCE = '''
@@ -47,6 +49,25 @@ class Factors(Model):
 
     def item_specs(self):
         return (RepSpec("vector", (self.config.size,)),)
+
+
+class Counts(Factors):
+    """Its `update` counts for itself; it learns by gradients all the same."""
+
+    def update(self, items, labels, times, weights=None):
+        raise NotImplementedError
+
+
+class Reads(Factors):
+    """Tells of its pair fields only when it is made."""
+
+    def __init__(self, spec, config):
+        super().__init__(spec, config)
+        self.pair_fields = ("retrieve_score",)
+
+
+class Crosses(Factors):
+    kind = "joint"
 '''
 CHANGES = (
     "models.retriever.model=our_shop.models:Factors",
@@ -83,3 +104,26 @@ def test_its_config_is_checked_like_any_other(shop, tiny):
 def test_a_module_or_class_that_is_not_there_is_named(shop, tiny):
     with pytest.raises(ConfigError, match=r"cannot import the model 'our_shop.models:Factor'"):
         Recipe.parse(tiny(*CHANGES, "models.retriever.model=our_shop.models:Factor"))
+
+
+@pytest.mark.parametrize("objective", ["pointwise", "full-softmax"])
+def test_a_method_called_update_makes_no_counter_of_it(shop, tiny, objective):
+    change = "models.retriever.model=our_shop.models:Counts"
+    plain = tiny(*CHANGES, change, f"models.retriever.objective={{kind: {objective}}}")
+    assert Recipe.parse(plain).models["retriever"].objective.kind == objective
+
+
+def test_its_class_is_asked_what_it_can_learn(shop, tiny):
+    plain = tiny()
+    plain["models"]["m"] = {"model": "our_shop.models:Crosses", "objective": {"kind": "in-batch"}}
+    with pytest.raises(ConfigError, match=r"'m': our_shop.models:Crosses \(joint\) cannot rank the whole"):
+        Recipe.parse(plain)
+    plain["models"]["m"] = {"model": "our_shop.models:Factors", "objective": {"kind": "counts"}}
+    with pytest.raises(ConfigError, match=r"'m': our_shop\.models:Factors learns by gradients"):
+        Recipe.parse(plain)
+
+
+def test_what_only_the_model_itself_can_tell_is_found_when_it_is_made(shop, tiny):
+    recipe = Recipe.parse(tiny(*CHANGES, "models.retriever.model=our_shop.models:Reads"))
+    with pytest.raises(ConfigError, match=r"Reads \(dot\) cannot rank the .* \(its pair fields, retrieve_sc"):
+        train_model(Prepared.make(recipe, None, "raise"), "retriever")

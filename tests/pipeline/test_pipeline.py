@@ -267,14 +267,6 @@ def test_there_is_no_run_where_there_is_no_recipe(tmp_path):
         Pipeline.open(tmp_path)
 
 
-def test_a_ranker_that_scores_only_candidates_cannot_learn_by_softmax(tiny, tmp_path):
-    plain = tiny("models.ranker.objective={kind: in-batch}", "models.ranker.config.pair=[]")
-    pipeline, _ = open_with(tmp_path, plain)
-    pipeline.prepare()
-    with pytest.raises(ConfigError, match=r"'ranker': dcn-v2 \(joint\) cannot rank the whole catalogue"):
-        pipeline.train()
-
-
 def test_a_rate_of_no_parameter_is_refused_before_anything_is_trained(tiny, tmp_path):
     pipeline, said = open_with(tmp_path, tiny("models.ranker.train.learning_rates={hed: 0.1}"))
     pipeline.prepare()

@@ -30,6 +30,7 @@ from twotower.pipeline.preranking import (
     served_validation,
 )
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.requirements import cannot_rank_all, check_factories, has_factory
 from twotower.pipeline.served import Validate, dealt, gains_of, rescore, scores_by, serve
 from twotower.pipeline.validation import CATALOGUE_MEASURES, LabelledEvents, rank_catalogue
 from twotower.train.counting import count
@@ -85,20 +86,30 @@ def train_model(
 
 
 def check_settings(prepared: Prepared, name: str) -> None:
-    """Refuse a metric that validation does not measure, and learning rates of no parameter of the model."""
-    about = prepared.recipe.models[name]
-    metric, measured = about.train.metric, measured_for(prepared.recipe, name)
+    """Refuse what recipe, data and a fresh model tell of training that would fail, or of its index.
+
+    A metric that validation does not measure, validation on a catalogue that the model cannot rank, learning
+    rates of no parameter, a factory that makes no index of the model's vectors.
+    """
+    recipe, about = prepared.recipe, prepared.recipe.models[name]
+    metric, measured = about.train.metric, measured_for(recipe, name)
     if metric is not None and metric not in measured:
         raise ConfigError(
             f"model {name!r}: metric is {metric!r}, but its validation measures {', '.join(measured)}"
             f"{nearest(metric, measured)}"
         )
-    if about.train.learning_rates:
+    if isinstance(about.objective, SampledConfig) and recipe.model_kind(name) == "joint":
+        raise ConfigError(cannot_rank_all(name, about.model, "joint"))
+    if not (about.train.learning_rates or has_factory(recipe, name)):
+        return
+    with torch.random.fork_rng():
         model = make_model(about.model, prepared.spec(about.features), about.config)
-        try:
+    try:
+        if about.train.learning_rates:
             Optimizer(model, about.train)
-        except ConfigError as error:
-            raise ConfigError(f"model {name!r}: {error}") from None
+        check_factories(recipe, name, model)
+    except ConfigError as error:
+        raise ConfigError(f"model {name!r}: {error}") from None
 
 
 def measured_for(recipe: Recipe, name: str) -> tuple[str, ...]:
@@ -165,11 +176,8 @@ def _source(
         )
         valid = LabelledEvents(prepared, prepared.split.valid, prepared.split.history("valid"))
         return source, lambda model: valid.measure(model)
-    if model.kind not in ("dot", "late") or model.pair_fields:
-        raise ConfigError(
-            f"model {name!r}: {about.model} ({model.kind}) cannot rank the whole catalogue; "
-            "train it on lists or pointwise"
-        )
+    if model.kind not in ("dot", "late") or model.pair_fields:  # a class of one's own need not have said so
+        raise ConfigError(cannot_rank_all(name, about.model, model.kind, model.pair_fields))
     task = prepared.task("valid")
     if not len(task):
         raise DataError("the valid part has no positive to choose by", remedy="choose another split")

@@ -28,6 +28,7 @@ from twotower.pipeline.mining import mined_for, mining_sources, served_by
 from twotower.pipeline.order import learns_from_stages, stages_before, training_order
 from twotower.pipeline.prepared import Prepared
 from twotower.pipeline.recipe import Recipe
+from twotower.pipeline.requirements import check_device, require_extras
 from twotower.pipeline.so_far import SoFar
 from twotower.pipeline.stages import ScoreRecipe
 from twotower.pipeline.teaching import asked, miners, teachers
@@ -80,6 +81,7 @@ class Pipeline:
 
     def prepare(self) -> Prepared:
         """Read, split, fit the features, and say what the split may hide."""
+        require_extras(self.recipe)
         with self.space.alone():
             self._prepare()
         for note in (*self.prepared.dataset.notes, *self.prepared.features.notes):
@@ -157,6 +159,7 @@ class Pipeline:
 
     def _train(self) -> dict[str, Model]:
         mark = self._prepared_mark()
+        require_extras(self.recipe)
         self.assembly.check_fields()
         self.prepared.values(self.prepared.dataset.events.head(0))
         self.assembly.fit_sources(mark, self._learn_from_training)
@@ -172,6 +175,8 @@ class Pipeline:
         for name in order:  # before the models in front of it have taken their hours
             self.prepared.spec(self.recipe.models[name].features)
             check_settings(self.prepared, name)
+            if not self._is_trained(name):  # what was trained on another machine needs no device of this one
+                check_device(self.recipe, name)
         for name in order:
             models[name] = self._train_one(name)
             so_far.after(name)
@@ -180,7 +185,7 @@ class Pipeline:
     def _train_one(self, name: str) -> Model:
         step, directory = f"train {name}", self.space.model(name)
         mark = self._train_mark(name)
-        if self.space.done(step, mark, directory / "model.json", directory / "model.safetensors"):
+        if self._is_trained(name):
             try:
                 model = self.model(name)
             except StorageError as error:
@@ -213,6 +218,10 @@ class Pipeline:
         self.space.finish(step, mark)
         self.assembly.build(name, model)
         return model
+
+    def _is_trained(self, name: str) -> bool:
+        made = (self.space.model(name) / file for file in ("model.json", "model.safetensors"))
+        return self.space.done(f"train {name}", self._train_mark(name), *made)
 
     def _learn_from_training(self, source: Baseline | OwnSource) -> None:
         """A source learns from what models learn from, unlike a baseline of the report."""

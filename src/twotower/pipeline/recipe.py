@@ -18,6 +18,7 @@ from twotower.data.weights import SampleWeights
 from twotower.index.build import check_fits
 from twotower.metrics.ranking import Measure
 from twotower.models.catalogue import model_class
+from twotower.pipeline.requirements import check_objective, check_positive
 from twotower.pipeline.stages import (
     ORDER,
     BaselineName,
@@ -149,6 +150,7 @@ class Recipe(Config):
     def _check(self) -> Recipe:
         if not self.models and not self.cascade:
             raise ValueError("a recipe names models, or a cascade whose sources need none")
+        check_positive(self)
         # options that later steps read: found wrong now, not when the first model has been trained
         for name, model in self.models.items():
             model_class(model.model)[1].parse(model.config, where=f"models.{name}.config")
@@ -188,6 +190,8 @@ class Recipe(Config):
             teachers(self, name)
             miners(self, name)
         self._check_pairs()
+        for name in self.models:
+            check_objective(self, name)
         return self
 
     def _check_pairs(self) -> None:

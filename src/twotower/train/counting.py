@@ -22,6 +22,11 @@ class Counter(Protocol):
     def update(self, items: Batch, labels: Tensor, times: Tensor, weights: Tensor | None = None) -> None: ...
 
 
+def learns_by_counting(cls: type) -> bool:
+    """Whether models of a class can be shown to `count`."""
+    return issubclass(cls, Counter)
+
+
 def count(
     model: Model,
     events: Interactions,
