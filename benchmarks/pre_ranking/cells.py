@@ -1,7 +1,7 @@
 """One cell: a model trained with one seed on one data set, measured once on its test part.
 
 Beside the figures, the test scores are kept, as logits in steps of 1/64 (about 110 KB for MovieLens 1M): what
-a paired interval between two models needs. What belongs to the data alone (label, user and row of each test
+a paired interval between two models needs. What belongs to the data alone (label, user and item of each test
 event) is kept once per data set.
 """
 
@@ -22,6 +22,7 @@ from benchmarks.pre_ranking.groups import recipe_on
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, best
 from benchmarks.pre_ranking.served import STAGES, served
+from twotower.errors import DataError
 from twotower.metrics.rating import auc, calibration_error, grouped_auc, log_loss
 from twotower.models.base import Model
 from twotower.pipeline.feature_dropout import reduce_fields
@@ -121,11 +122,36 @@ def train(
 
 
 def keep_scores(data: str, model: str, seed: int, scores: Tensor, events: LabelledEvents) -> None:
-    """Write the (n,) test logits of a cell, and what all cells of the data share if it is not there yet."""
+    """Write the (n,) test logits of a cell, and what all cells of the data share if it is not there yet.
+
+    Models are compared event by event. Events come in the order of their times, and these are shown
+    otherwise since commit 10836e7: the order kept is that of the cells before.
+    """
     path = cell_path(data, model, seed)
+    label, user, item = events.labels.bool(), events.groups.int(), events.items.int()
+    here = {"label": label.numpy(), "user": user.numpy(), "item": item.numpy()}
     if not (shared := path.parent / "events.npz").exists():
-        write_arrays(shared, label=events.labels.bool().numpy(), user=events.groups.int().numpy())
-    write_arrays(path.with_suffix(".npz"), score=(scores / STEP).round().clamp(-32767, 32767).short().numpy())
+        write_arrays(shared, **here)
+    with np.load(shared) as file:
+        place = places(here, dict(file))
+    kept = (scores / STEP).round().clamp(-32767, 32767).short().numpy()
+    write_arrays(path.with_suffix(".npz"), score=kept[place])
+
+
+def places(here: dict[str, np.ndarray], there: dict[str, np.ndarray]) -> np.ndarray:
+    """(n,) where each event of ``there`` stands in ``here``; events of a pair keep their order.
+
+    >>> here = {"user": np.array([1, 2, 2]), "item": np.array([5, 6, 5]), "label": np.array([0, 1, 0])}
+    >>> places(here, {name: values[[2, 0, 1]] for name, values in here.items()})
+    array([2, 0, 1])
+    """
+    order = [np.lexsort((events["item"], events["user"])) for events in (here, there)]  # stable
+    for name, values in there.items():
+        if not np.array_equal(here[name][order[0]], values[order[1]]):
+            raise DataError(f"the test events of this cell are not those of the others: {name}")
+    place = np.empty(len(order[0]), dtype=np.int64)
+    place[order[1]] = order[0]
+    return place
 
 
 def quality(scores: Tensor, labels: Tensor, users: Tensor) -> dict[str, float]:

@@ -18,6 +18,8 @@ from benchmarks.pre_ranking.files import write_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
 
+from twotower.errors import DataError
+
 
 def ratings(rows: list[tuple[int, int, bool]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user", "timestamp", "time_exact"], orient="row")
@@ -138,3 +140,16 @@ def test_a_search_that_is_not_done_stops_no_other_cell(
     assert not cells.is_made("ml-1m-hash", "fit", 2, tuned=False)
     monkeypatch.setattr(cells, "best", unfinished)
     assert not cells.is_made("ml-1m-hash", "fit", 1)
+
+
+def test_scores_are_kept_in_the_order_of_the_cells_before() -> None:
+    """Whatever order the events of another cell come in, its scores stand beside the same pairs."""
+    draw = np.random.default_rng(0)
+    first = {name: draw.integers(0, 9, 300) for name in ("user", "item")}
+    first["label"] = (first["user"] + first["item"]) % 2
+    moved = draw.permutation(300)
+    place = cells.places({name: values[moved] for name, values in first.items()}, first)
+    for values in first.values():
+        assert (values[moved][place] == values).all()
+    with pytest.raises(DataError, match="not those of the others: label"):
+        cells.places(first | {"label": 1 - first["label"]}, first)

@@ -73,7 +73,7 @@ class LabelledEvents:
         if labelled.labels is None or len(set(labelled.labels.tolist())) < 2:
             raise DataError("labelled events must hold both positives and negatives; check the positive rule")
         self.labels: Tensor = labelled.labels
-        self.groups = labelled.query_keys
+        self.groups, self.items = labelled.query_keys, labelled.item_keys
         self.batches = EventBatches(
             labelled,
             prepared.queries,
