@@ -1,10 +1,10 @@
-"""Does stopping at the first epoch without a gain cut any model off?
+"""Does stopping at the first epoch without a gain, or after so many epochs, cut any model off?
 
-    python -m benchmarks.pre_ranking patience
+    python -m benchmarks.pre_ranking patience [--models two-tower int-tower]
 
-Every model is trained on MovieLens 100K with seed 0, which takes no part in the results, until `PATIENT`
-epochs in a row have brought nothing. Nothing in a run depends on when it will stop, so where patience of one
-would have stopped is read off the same epochs. Validation only.
+A model is trained on the data of the search with seed 0, which takes no part in the results, until `PATIENT`
+epochs in a row have brought nothing, at most `BOUND`. Nothing in a run depends on when it will stop, so where
+the cells' patience and bound would have stopped it is read off the same epochs. Validation only.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from benchmarks.pre_ranking.files import RESULTS, read_all, write_json
 from benchmarks.pre_ranking.groups import recipe_on
 from benchmarks.pre_ranking.markdown import markdown
 from benchmarks.pre_ranking.models import TRAIN
-from benchmarks.pre_ranking.search import SEARCH_SEED, best
+from benchmarks.pre_ranking.search import SEARCH_DATA, SEARCH_SEED, best
 from twotower.pipeline.learning import train_model
 from twotower.train.events import Event, Validated
 
-DATA, PATIENT = "ml-100k", 5
+PATIENT, BOUND = 5, 100
 FOLDER = RESULTS / "patience"
 
 
 def run(model: str) -> dict[str, Any]:
     """One model, until it has long stopped to gain."""
-    recipe = recipe_on(DATA, model, best(model)["params"])
-    recipe = recipe | {"train": recipe["train"] | {"patience": PATIENT}}
+    recipe = recipe_on(SEARCH_DATA, model, best(model)["params"])
+    recipe = recipe | {"train": recipe["train"] | {"patience": PATIENT, "epochs": BOUND}}
     losses: list[float] = []
 
     def listen(event: Event) -> None:
@@ -37,7 +37,7 @@ def run(model: str) -> dict[str, Any]:
             losses.append(event.metrics["log loss"])
 
     about = machine()
-    train_model(prepared_for(DATA, recipe, SEARCH_SEED), "model", events=listen)
+    train_model(prepared_for(SEARCH_DATA, recipe, SEARCH_SEED), "model", events=listen)
     content = {"model": model, "log loss": losses, "machine": about}
     write_json(FOLDER / f"{model}.json", content)
     print(model, " ".join(f"{loss:.4f}" for loss in losses), flush=True)
@@ -64,7 +64,7 @@ def table(folder: Path) -> str:
     rows = []
     for found in read_all(folder):
         losses = found["log loss"]
-        soon, late = (stopped(losses, patience) for patience in (TRAIN["patience"], PATIENT))
+        soon, late = stopped(losses[: TRAIN["epochs"]], TRAIN["patience"]), stopped(losses, PATIENT)
         gain = losses[soon - 1] - losses[late - 1]
         rows.append(
             [
@@ -80,7 +80,7 @@ def table(folder: Path) -> str:
         return ""
     head = ["model", "epoch kept", "log loss", f"epoch kept with patience {PATIENT}", "log loss", "gained"]
     text = (
-        f"Every model on the validation part of `{DATA}`, one seed that takes no part in the results: what "
-        f"more patience than {TRAIN['patience']} would bring."
+        f"On the validation part of `{SEARCH_DATA}`, one seed that takes no part in the results: what more "
+        f"than a patience of {TRAIN['patience']} and {TRAIN['epochs']} epochs would bring, in {BOUND} at most."
     )
     return f"## Does stopping early cut anyone off?\n\n{text}\n\n" + markdown(head, rows)
