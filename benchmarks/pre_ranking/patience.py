@@ -80,7 +80,7 @@ def table(folder: Path) -> str:
         return ""
     head = ["model", "epoch kept", "log loss", f"epoch kept with patience {PATIENT}", "log loss", "gained"]
     text = (
-        f"On the validation part of `{SEARCH_DATA}`, one seed that takes no part in the results: what more "
-        f"than a patience of {TRAIN['patience']} and {TRAIN['epochs']} epochs would bring, in {BOUND} at most."
+        f"On the validation part of `{SEARCH_DATA}`, one seed that takes no part in the results: what a "
+        f"patience above {TRAIN['patience']} and more than {TRAIN['epochs']} epochs would bring, {BOUND} at most."
     )
     return f"## Does stopping early cut anyone off?\n\n{text}\n\n" + markdown(head, rows)
