@@ -17,11 +17,10 @@ from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.plots import Point, clouds, forest, pareto
 from benchmarks.pre_ranking.results import Results, bytes_of, fastest, mean
 from benchmarks.pre_ranking.search import SEARCH_DATA
+from benchmarks.pre_ranking.sections import DRAWN
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 NAME = "pre-ranking"
-DRAWN = ("int-tower-dot",)
-"""Ablations that the plot of cost shows: they dominate a complete model at its size."""
 
 
 def write(results: Results | None = None, folder: Path = DOCS) -> None:

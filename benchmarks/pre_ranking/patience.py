@@ -81,6 +81,7 @@ def table(folder: Path) -> str:
     head = ["model", "epoch kept", "log loss", f"epoch kept with patience {PATIENT}", "log loss", "gained"]
     text = (
         f"On the validation part of `{SEARCH_DATA}`, one seed that takes no part in the results: what a "
-        f"patience above {TRAIN['patience']} and more than {TRAIN['epochs']} epochs would bring, {BOUND} at most."
+        f"patience above {TRAIN['patience']} and more than {TRAIN['epochs']} epochs ({BOUND} at most) would "
+        "bring."
     )
     return f"## Does stopping early cut anyone off?\n\n{text}\n\n" + markdown(head, rows)

@@ -12,6 +12,8 @@ from benchmarks.pre_ranking.results import Results, bytes_of, fastest, mean, spr
 from benchmarks.pre_ranking.search import SEARCH_DATA
 
 CLEAR = ("confirmed", "refuted")
+DRAWN = ("int-tower-dot",)
+"""Ablations whose cost is shown: they dominate a complete model at its size."""
 SERVED = (
     "## What each model keeps of the candidates it is served\n\n"
     "A retriever serves 500 candidates of the catalogue, a ranker chooses 20 of what is left; a model "
@@ -110,7 +112,7 @@ def costs(results: Results) -> str:
     if not results.costs:
         return ""
     rows = []
-    for name in results.costs:
+    for name in (n for n in results.costs if MODELS[n].ablates is None or n in DRAWN):
         quickest = fastest(results.costs[name])[0]
         for store, cost in results.costs[name]["stores"].items():
             us = cost["us_per_candidate"]
