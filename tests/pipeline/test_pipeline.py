@@ -14,7 +14,6 @@ from twotower.errors import ConfigError, DataError, MismatchError, StorageError
 from twotower.models.catalogue import load_model, make_model, save_model
 from twotower.pipeline.pipeline import Pipeline
 from twotower.pipeline.recipe import Recipe
-from twotower.pipeline.workspace import Workspace
 from twotower.train.events import Saved
 
 MADE = ("data", "models", "tables", "index")
@@ -245,84 +244,12 @@ def test_a_cut_table_is_refused_with_the_remedy(copy):
         Pipeline.open(copy).evaluate()
 
 
-def test_a_run_is_prepared_and_trained_by_one_process_at_a_time(tiny, tmp_path):
-    pipeline, _ = open_with(tmp_path, tiny())
-    pipeline.prepare()
-    with Workspace(tmp_path).alone():
-        for step in (pipeline.prepare, pipeline.train):
-            with pytest.raises(StorageError, match="another process is at work in this run; wait for it"):
-                step()
-    pipeline.prepare()
-
-
-def test_a_run_in_a_place_that_cannot_be_written_is_refused(tiny, tmp_path):
-    (tmp_path / "file").touch()
-    pipeline, _ = open_with(tmp_path / "file", tiny())
-    with pytest.raises(StorageError, match="file: could not be written: "):
-        pipeline.prepare()
-
-
 def test_there_is_no_run_where_there_is_no_recipe(tmp_path):
     with pytest.raises(StorageError, match="no run here"):
         Pipeline.open(tmp_path)
 
 
-def test_a_rate_of_no_parameter_is_refused_before_anything_is_trained(tiny, tmp_path):
-    pipeline, said = open_with(tmp_path, tiny("models.ranker.train.learning_rates={hed: 0.1}"))
-    pipeline.prepare()
-    with pytest.raises(ConfigError, match="'ranker': learning_rates: no dense parameter begins with 'hed'"):
-        pipeline.train()
-    assert not any("training" in line for line in said)
-
-
-@pytest.mark.parametrize(
-    ("name", "metric", "remedy"),
-    [
-        ("retriever", "nDCG@1O", "nDCG@10, R@10; did you mean 'nDCG@10'"),
-        ("ranker", "AUC", "nDCG@10"),
-    ],
-)
-def test_a_metric_that_is_not_measured_is_refused_before_anything_is_trained(
-    tiny, tmp_path, name, metric, remedy
-):
-    pipeline, said = open_with(tmp_path, tiny(f"models.{name}.train.metric={metric}"))
-    pipeline.prepare()
-    with pytest.raises(ConfigError, match=f"{name!r}: metric is {metric!r}, but its validation.*{remedy}"):
-        pipeline.train()
-    assert not any("training" in line for line in said)
-
-
 MIXED = "history.events=all"
-
-
-QUOTA = {"kind": "quota", "field": "categroy", "at_most": 1, "within": 3}
-
-
-@pytest.mark.parametrize(
-    "stage",
-    [
-        {"stage": "diversify", "field": "categroy"},
-        {"stage": "filter", "where": {"field": "categroy", "in": ["a"]}},
-        {"stage": "rules", "rules": [QUOTA]},
-    ],
-)
-def test_a_field_of_no_item_is_refused_before_anything_is_trained(tiny, tmp_path, stage):
-    plain = tiny()
-    plain["cascade"].append(stage | {"k": 9})
-    pipeline, said = open_with(tmp_path, plain)
-    pipeline.prepare()
-    with pytest.raises(ConfigError, match=r"categroy.*did you mean 'category'"):
-        pipeline.train()
-    assert not any("training" in line for line in said)
-
-
-@pytest.mark.parametrize("change", ["models.ranker.features=[user, itm]", "value=[{label: itm}]"])
-def test_a_name_of_nothing_is_refused_before_anything_is_trained(tiny, tmp_path, change):
-    pipeline, said = open_with(tmp_path, tiny(change))
-    pipeline.prepare()
-    with pytest.raises(ConfigError, match="itm"):
-        pipeline.train()
-    assert not any("training" in line for line in said)
 
 
 def test_a_history_of_all_events_is_no_list_of_targets(tiny, tmp_path):

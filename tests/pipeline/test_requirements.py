@@ -265,3 +265,45 @@ def test_to_look_is_no_draw(tiny):
     with pytest.raises(ConfigError, match="no dense parameter begins with 'towers'"):
         check_settings(prepared, "retriever")
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_rate_of_no_parameter_is_refused_before_anything_is_trained(tiny, tmp_path):
+    plain = tiny("models.ranker.train.learning_rates={hed: 0.1}")
+    refused_in_training(plain, tmp_path, "'ranker': learning_rates: no dense parameter begins with 'hed'")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "remedy"),
+    [
+        ("retriever", "nDCG@1O", "nDCG@10, R@10; did you mean 'nDCG@10'"),
+        ("ranker", "AUC", "nDCG@10"),
+    ],
+)
+def test_a_metric_that_is_not_measured_is_refused_before_anything_is_trained(
+    tiny, tmp_path, name, metric, remedy
+):
+    plain = tiny(f"models.{name}.train.metric={metric}")
+    message = f"{name!r}: metric is {metric!r}, but its validation.*{remedy}"
+    refused_in_training(plain, tmp_path, message)
+
+
+QUOTA = {"kind": "quota", "field": "categroy", "at_most": 1, "within": 3}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"stage": "diversify", "field": "categroy"},
+        {"stage": "filter", "where": {"field": "categroy", "in": ["a"]}},
+        {"stage": "rules", "rules": [QUOTA]},
+    ],
+)
+def test_a_field_of_no_item_is_refused_before_anything_is_trained(tiny, tmp_path, stage):
+    plain = tiny()
+    plain["cascade"].append(stage | {"k": 9})
+    refused_in_training(plain, tmp_path, r"categroy.*did you mean 'category'")
+
+
+@pytest.mark.parametrize("change", ["models.ranker.features=[user, itm]", "value=[{label: itm}]"])
+def test_a_name_of_nothing_is_refused_before_anything_is_trained(tiny, tmp_path, change):
+    refused_in_training(tiny(change), tmp_path, "itm")

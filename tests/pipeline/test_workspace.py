@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from twotower.errors import StorageError
+from twotower.pipeline.pipeline import Pipeline
+from twotower.pipeline.recipe import Recipe
 from twotower.pipeline.workspace import Workspace, fingerprint, write_text
 
 
@@ -121,3 +123,20 @@ def test_where_no_directory_can_be_made_it_says_so(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not be made"):
         write_text(tmp_path / "file/below/a.txt", "one")
+
+
+def test_a_run_is_prepared_and_trained_by_one_process_at_a_time(tiny, tmp_path):
+    pipeline = Pipeline(Recipe.parse(tiny()), tmp_path)
+    pipeline.prepare()
+    with Workspace(tmp_path).alone():
+        for step in (pipeline.prepare, pipeline.train):
+            with pytest.raises(StorageError, match="another process is at work in this run; wait for it"):
+                step()
+    pipeline.prepare()
+
+
+def test_a_run_in_a_place_that_cannot_be_written_is_refused(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    pipeline = Pipeline(Recipe.parse(tiny()), tmp_path / "file")
+    with pytest.raises(StorageError, match="file: could not be written: "):
+        pipeline.prepare()

@@ -8,7 +8,6 @@ import torch
 from twotower.data.batches import Examples
 from twotower.errors import ConfigError
 from twotower.losses.logq import StreamingLogQ
-from twotower.models.catalogue import make_model
 from twotower.models.two_tower import TwoTower
 from twotower.train.lists import ListsConfig
 from twotower.train.objectives import PointwiseConfig, make_objective
@@ -19,7 +18,6 @@ from .objective_world import (
     COUNTS,
     ITEMS,
     SEED,
-    SPEC,
     TRAINED,
     B,
     N,
@@ -154,22 +152,6 @@ def test_sampled_bpr_asks_the_positive_to_stand_above_each_negative(examples):
         losses.append(torch.nn.functional.softplus(-torch.stack(margins)).mean())
     weight = torch.ones(len(losses)) if examples.weights is None else examples.weights
     same(objective(model, examples)["bpr"], (torch.stack(losses) * weight).sum() / weight.sum(), model)
-
-
-def test_sampled_scores_targets_and_negatives_in_one_batch():
-    """Norms over a batch of targets alone would tell a joint model which ones they are."""
-    model = make_model("cold", SPEC, {"embedding": 4, "layers": [6], "norm": "batch"}).train()
-    sizes = []
-    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
-    norm.register_forward_hook(lambda _, rows, out: sizes.append(len(rows[0])))
-    make_objective(SampledConfig(negatives=7), ITEMS, COUNTS, SEED)(model, events())
-    assert sizes == [B * 8]
-
-
-def test_sampled_refuses_what_reads_lists():
-    objective = make_objective(SampledConfig(negatives=7), ITEMS, COUNTS, SEED)
-    with pytest.raises(ConfigError, match=r"PRM \(list\) is not made for; train it on lists"):
-        objective(make_model("prm", SPEC, {"embedding": 4, "pair": [], "position": None}), events())
 
 
 @BATCHES

@@ -43,7 +43,6 @@ from twotower.nn.split import SplitLinear
 from twotower.types import PAD, Batch, Rep, RepSpec
 
 FIELDS, SEEN = 0, 1  # the parts of the query tower's input
-"""Mixtures of a query's vectors that are shorter have no direction to speak of, and stay short."""
 
 
 class FITConfig(DecoupledConfig):

@@ -30,7 +30,7 @@ def factor(log_scale: Tensor) -> Tensor:
 
     Where it would be more, the gradient that asks for less passes, so that training can come back.
     """
-    bounded: Tensor = _AtMost.apply(log_scale)  # type: ignore[no-untyped-call]
+    bounded: Tensor = _AtMost.apply(log_scale)  # type: ignore[no-untyped-call]  # torch types no `apply`
     return bounded.exp()
 
 
