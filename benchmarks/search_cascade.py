@@ -1,6 +1,6 @@
 """What does each stage of a search cascade add, what does it cost, and what does the planner make of it?
 
-    python -m benchmarks.search_cascade                      # SciFact and NFCorpus, seed 0; an hour each
+    python -m benchmarks.search_cascade                      # SciFact and NFCorpus, seed 0
     python -m benchmarks.search_cascade nfcorpus --seeds 1 2
     python -m benchmarks.search_cascade nfcorpus --late 1 2  # other seeds of late interaction alone
 

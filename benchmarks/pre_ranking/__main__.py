@@ -11,7 +11,7 @@
 
 A cell whose settings the search has changed since is made again. The data root is the folder that
 TWOTOWER_DATA names. The other parts of the page are commands of their own:
-`benchmarks.pre_ranking.replication`, and `benchmarks.pre_ranking.learning`.
+`benchmarks.pre_ranking.replication`, `.learning`, `.sequences`, and `.time_leak`: whether times tell labels.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ STEPS: tuple[tuple[str, ...], ...] = (  # of a whole run; the search comes befor
     (f"{HERE}.replication",),
     (f"{HERE}.learning",),
     (f"{HERE}.sequences",),
+    (f"{HERE}.time_leak",),
     (HERE, "cost"),  # last of the measurements: nothing runs beside it
     (HERE, "page"),
 )

@@ -54,10 +54,23 @@ def shuffle_times(events: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     Each estimate becomes one of the user's exact times of the period, if there is one; then all events of the
     user in the period exchange their times at random.
     """
+    users, random = events["user"].to_numpy(), np.random.default_rng(seed)
+    times = draw_times(events, random)
+    early = events["timestamp"].to_numpy() <= LAST_ESTIMATED
+    rows = np.flatnonzero(early & np.isin(users, users[~events[TIME_EXACT].to_numpy()]))
+    in_order, at_random = (rows[np.lexsort((key, users[rows]))] for key in (rows, random.random(len(rows))))
+    times[in_order] = times[at_random]
+    return events.with_columns(pl.Series("timestamp", times, dtype=events.schema["timestamp"]))
+
+
+def draw_times(events: pl.DataFrame, random: np.random.Generator) -> np.ndarray:
+    """(n,) times, each estimate one of the user's exact times of the period, if there is one.
+
+    By itself this hides nothing, see `benchmarks.pre_ranking.time_leak`.
+    """
     users, times = events["user"].to_numpy(), events["timestamp"].to_numpy().copy()
-    exact, early = events[TIME_EXACT].to_numpy(), times <= LAST_ESTIMATED
-    random = np.random.default_rng(seed)
-    known = np.flatnonzero(exact & early)
+    exact = events[TIME_EXACT].to_numpy()
+    known = np.flatnonzero(exact & (times <= LAST_ESTIMATED))
     known = known[np.argsort(users[known], kind="stable")]
     wanted = np.flatnonzero(~exact)
     first = np.searchsorted(users[known], users[wanted], side="left")
@@ -65,10 +78,7 @@ def shuffle_times(events: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     place = (random.random(len(wanted)) * count).astype(np.int64)
     drawn = count > 0
     times[wanted[drawn]] = times[known[(first + place)[drawn]]]
-    rows = np.flatnonzero(early & np.isin(users, users[wanted]))
-    in_order, at_random = (rows[np.lexsort((key, users[rows]))] for key in (rows, random.random(len(rows))))
-    times[in_order] = times[at_random]
-    return events.with_columns(pl.Series("timestamp", times, dtype=events.schema["timestamp"]))
+    return times
 
 
 @dataclass(frozen=True)

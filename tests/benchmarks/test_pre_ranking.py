@@ -13,11 +13,13 @@ pytest.importorskip("optuna", reason="the benchmarks' packages (extra: bench) ar
 from benchmarks.pre_ranking import cells
 from benchmarks.pre_ranking import search as searching
 from benchmarks.pre_ranking.cells import is_stale
-from benchmarks.pre_ranking.data import DATA, recipe_of, shuffle_times
+from benchmarks.pre_ranking.data import DATA, data_root, draw_times, recipe_of, shuffle_times
 from benchmarks.pre_ranking.files import write_json
 from benchmarks.pre_ranking.models import MODELS
 from benchmarks.pre_ranking.search import FIRST, OPENING, SPACE, replayed
+from benchmarks.pre_ranking.time_leak import leak
 
+from twotower.data.movielens import MovieLens
 from twotower.errors import DataError
 
 
@@ -35,6 +37,13 @@ def test_estimated_and_exact_times_of_a_user_trade_places() -> None:
     assert (times[400:800] == np.arange(2000, 2400)).all(), "a user without estimates"
     first = np.sort(times[:400]), np.sort(times[800:])
     assert abs(np.mean(first[0]) - np.mean(first[1])) < 30
+
+
+@pytest.mark.data
+def test_times_of_movielens_tell_no_label_once_they_are_shuffled() -> None:
+    events = MovieLens().read(data_root() / "ml-1m").events
+    assert leak(events, draw_times(events, np.random.default_rng(0))) > 0.7
+    assert leak(events, shuffle_times(events)["timestamp"].to_numpy()) == pytest.approx(0.5, abs=0.005)
 
 
 def test_times_after_the_estimated_period_stay() -> None:
